@@ -218,7 +218,8 @@ class Score(Event, frozen=True, kw_only=True):
 class Forward(Event, frozen=True, kw_only=True):
     """One forward pass. Counted and timed where the model is called, so that no method can forget one."""
 
-    lane: Literal["target", "draft"]
+    lane: Literal["prompt", "target", "draft"]
+    """`prompt`: the target reads the prompt; `target`: the target decodes; `draft`: another, cheaper model."""
     batch: int
     query: int
     """New tokens per sequence."""
@@ -257,7 +258,8 @@ class Totals(msgspec.Struct, frozen=True):
     """A finished run in numbers.
 
     *accepted + rejected + untested = drafted*; *acceptance rate = accepted / (accepted + rejected)*;
-    *tokens per target pass* counts generated tokens (not given ones) over the target's passes, the one over the prompt excluded.
+    *tokens per target pass* counts generated tokens (not given ones) over the target's passes while decoding, so
+    plain decoding is 1; the passes over the prompt, and over the given tokens, are counted apart.
     """
 
     tokens: int
@@ -265,6 +267,7 @@ class Totals(msgspec.Struct, frozen=True):
     """Decode time: suspended time excluded."""
     time_to_first_token: float
     target_passes: int
+    prompt_passes: int
     draft_passes: int
     tokens_processed: int
     """Query tokens over all passes and batch rows."""

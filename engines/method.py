@@ -31,7 +31,7 @@ from engines.errors import BadParameter, UnknownMethod, nearest, shown
 from engines.events import Event
 
 if TYPE_CHECKING:
-    from engines.run import Run
+    from engines.runner import Run
 
 ENTRY_POINT_GROUP = "decoding_playground.methods"
 

@@ -1,0 +1,1 @@
+"""The classic decoders that every other method is judged against."""

@@ -1,0 +1,394 @@
+"""One run: a method, a model and a prompt, turned into a stream of events.
+
+    for event in engines.run(model, "greedy", "What is photosynthesis?"):
+        ...
+
+`run` checks the request, feeds the prompt, starts the method's generator, and stamps every event with its
+sequence number and the decode time so far. The clock stands still while the generator is suspended, so
+drawing, storing and other people's turns are not decode time. Closing the generator stops the work.
+
+A method sees a `Run`. Its promises: `sequence` is prompt and output; `next_logits()` reads what is not yet
+cached, in one pass; `commit()` is the only way into the output, and it enforces the end of text, the token
+limit, stop strings, the time limit and the context length.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from engines.errors import BadParameter, EmptyPrompt, NeedNotMet, PromptTooLong
+from engines.events import (
+    Candidates,
+    Commit,
+    Event,
+    Finished,
+    Forward,
+    Note,
+    Origin,
+    Placed,
+    Reason,
+    Stage,
+    Started,
+    Totals,
+    Verdict,
+)
+from engines.method import NEED_WORDS, Method, find
+from engines.models.causal import CausalModel, State
+from engines.sampling import top_choices
+
+PROMPT_CHUNK = 512
+"""Prompt tokens per pass: short enough that Stop acts soon, long enough to be efficient."""
+
+SHOWN_CANDIDATES = 10
+MAX_NEW_TOKENS = 4096
+
+
+class Stopwatch:
+    """Decode time: runs only between `start` and `stop`."""
+
+    def __init__(self) -> None:
+        self._total = 0.0
+        self._since: float | None = None
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        self._total, self._since = self.seconds, None
+
+    @property
+    def seconds(self) -> float:
+        return self._total + (time.perf_counter() - self._since if self._since is not None else 0.0)
+
+
+class Run:
+    """What a method works with."""
+
+    def __init__(
+        self,
+        model: CausalModel,
+        prompt: Sequence[int],
+        *,
+        seed: int = 0,
+        max_new_tokens: int = 128,
+        stop: Sequence[str] = (),
+        time_limit: float | None = None,
+    ) -> None:
+        self.model = model
+        self.prompt = list(prompt)
+        self.output: list[int] = []
+        self.rng = torch.Generator(device=model.device).manual_seed(seed)
+        self.max_new_tokens = max_new_tokens
+        self.stop = tuple(text for text in stop if text)
+        self.time_limit = time_limit
+        self.clock = Stopwatch()
+        self.ledger: list[Event] = []
+        self.state: State = model.start(self.ledger)
+        self.reason: Reason | None = None
+        self.given = 0
+        self._step = 0
+        self._tail = max((len(text) for text in self.stop), default=0)
+
+    @property
+    def sequence(self) -> list[int]:
+        """Prompt and output, as token ids."""
+        return self.prompt + self.output
+
+    @property
+    def position(self) -> int:
+        """Where the next token goes: 0 is the first generated one."""
+        return len(self.output)
+
+    @property
+    def root(self) -> int:
+        """The last committed token (or last prompt token): the one whose successor is decided next."""
+        return self.output[-1] if self.output else self.prompt[-1]
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that may still be committed."""
+        room = self.model.context_length - len(self.prompt) - len(self.output)
+        return min(self.max_new_tokens + self.given - len(self.output), room)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end. Looks at the clock."""
+        if self.reason is None and self.time_limit is not None and self.clock.seconds >= self.time_limit:
+            self.reason = "time limit"
+        return self.reason is not None
+
+    def read_prompt(self) -> Iterator[Event]:
+        """Caches all but the last token of prompt and output, in chunks."""
+        pending = self.sequence[self.state.length : -1]
+        for start in range(0, len(pending), PROMPT_CHUNK):
+            self.state.extend(pending[start : start + PROMPT_CHUNK], last=True, lane="prompt")
+            yield from self.settle()
+
+    def next_logits(self) -> Tensor:
+        """The model's logits (vocabulary,) for the next token. One forward pass over what is not cached yet."""
+        return self.state.extend(self.sequence[self.state.length :], last=True)[-1]
+
+    def candidates(
+        self, logits: Tensor, *, stages: Sequence[Stage] = (), position: int | None = None, sequence: int = 0
+    ) -> Candidates:
+        """The event that shows what the model wanted, from raw logits (vocabulary,)."""
+        log_p = logits.log_softmax(-1)
+        p = log_p.exp()
+        return Candidates(
+            position=self.position if position is None else position,
+            raw=top_choices(p, SHOWN_CANDIDATES, self.model.token),
+            entropy=-float((p * log_p).nan_to_num(0.0).sum()),
+            stages=tuple(stages),
+            sequence=sequence,
+        )
+
+    def placed(
+        self, token: int, origin: Origin = "sampled", *, logits: Tensor | None = None, final: float | None = None
+    ) -> Placed:
+        """A token for `commit`; raw probability and rank are read off the raw logits (vocabulary,)."""
+        spelled = self.model.token(token)
+        if logits is None:
+            return Placed(spelled, origin, final=final)
+        raw = float((logits[token] - logits.logsumexp(-1)).exp())
+        return Placed(spelled, origin, raw=raw, final=final, rank=int((logits > logits[token]).sum()))
+
+    def commit(self, *tokens: Placed) -> Generator[Event, None, int]:
+        """Appends tokens to the output, up to the first that ends the run; returns how many were taken."""
+        kept: list[Placed] = []
+        for placed in tokens:
+            if self.reason is not None:
+                break
+            kept.append(placed)
+            self.output.append(placed.token.id)
+            self.reason = self._end()
+        if kept:
+            yield Commit(position=self.position - len(kept), step=self._step, tokens=tuple(kept))
+            self._step += 1
+        return len(kept)
+
+    def settle(self) -> Iterator[Event]:
+        """The passes and cache operations since the last call, as events."""
+        while self.ledger:
+            yield self.ledger.pop(0)
+
+    def _end(self) -> Reason | None:
+        if self.output[-1] in self.model.eos_ids:
+            return "end of text"
+        if self.stop:
+            # A token is at least one byte long, so this many tokens hold every text that a stop string could end.
+            tail = self.model.decode(self.output[self.given :][-(4 * self._tail + 8) :])
+            if any(text in tail for text in self.stop):
+                return "stop string"
+        if len(self.output) - self.given >= self.max_new_tokens:
+            return "token limit"
+        if len(self.prompt) + len(self.output) >= self.model.context_length:
+            return "context full"
+        return None
+
+    def text(self) -> str:
+        """What the output spells; a final end-of-text token spells nothing."""
+        ids = self.output[:-1] if self.output and self.output[-1] in self.model.eos_ids else self.output
+        return self.model.decode(ids)
+
+
+def run(
+    model: CausalModel,
+    method: str,
+    prompt: str,
+    *,
+    params: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    max_new_tokens: int = 128,
+    raw: bool = False,
+    prefix: Sequence[int] = (),
+    stop: Sequence[str] = (),
+    time_limit: float | None = None,
+) -> Iterator[Event]:
+    """Decodes. The request is checked at the call, the work happens while the events are read.
+
+    Args:
+        model: from `engines.load`.
+        method: a method's id; `params` are its settings by name.
+        prompt: the user's words; put into the model's chat template unless `raw`.
+        seed: the same seed gives the same events, times apart.
+        max_new_tokens: generated tokens at most, `prefix` not counted.
+        prefix: output token ids to begin with, so that a run can branch off another.
+        stop: the run ends with the token that completes one of these strings.
+        time_limit: seconds of decode time.
+
+    Returns:
+        The events: `Started` first, `Finished` last.
+
+    Raises:
+        DecodingError: the request cannot be met; the message says why.
+    """
+    spec = find(method)
+    settings = spec.validate(params)
+    check_needs(spec, model)
+    check_number("max_new_tokens", max_new_tokens, 1, MAX_NEW_TOKENS)
+    check_number("seed", seed, 0, 2**63 - 1)
+    if time_limit is not None and not 0 < time_limit < float("inf"):
+        raise BadParameter(f"time_limit must be a positive number of seconds, not {time_limit}.")
+    prompt_ids = encode_prompt(model, prompt, raw)
+    if outside := [id for id in prefix if not 0 <= id < model.vocabulary_size]:
+        raise BadParameter(f"Token {outside[0]} is not in this model's vocabulary of {model.vocabulary_size:,}.")
+    if len(prompt_ids) + len(prefix) >= model.context_length:
+        raise PromptTooLong(len(prompt_ids) + len(prefix), model.context_length - 1)
+    job = Run(model, prompt_ids, seed=seed, max_new_tokens=max_new_tokens, stop=stop, time_limit=time_limit)
+    started = Started(
+        model=model.name,
+        weights=model.weights,
+        precision=model.precision,
+        method=spec.id,
+        family=spec.family,
+        lossless=spec.lossless,
+        params=msgspec.to_builtins(settings),
+        prompt=prompt,
+        prompt_tokens=tuple(model.token(id) for id in prompt_ids[-4096:]),
+        prompt_length=len(prompt_ids),
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+        raw_prompt=raw,
+        versions=library_versions(),
+        machine=machine(model.device.type),
+    )
+    return _stamped(job, _decode(job, spec, settings, started, list(prefix)))
+
+
+def _decode(job: Run, spec: Method, settings: Any, started: Started, prefix: list[int]) -> Iterator[Event]:
+    yield started
+    if prefix:
+        job.given = len(prefix)
+        job.output += prefix
+        yield Commit(position=0, step=0, tokens=tuple(Placed(job.model.token(id), "given") for id in prefix))
+        job._step = 1
+    yield from job.read_prompt()
+    for event in spec.generate(job, settings):
+        yield from job.settle()
+        yield event
+    yield from job.settle()
+
+
+def _stamped(job: Run, events: Iterator[Event]) -> Iterator[Event]:
+    """Stamps events, lets the clock run only while the method works, and adds up the totals."""
+    tally = Tally()
+    sequence = 0
+    try:
+        while True:
+            job.clock.start()
+            try:
+                event = next(events, None)
+            finally:
+                job.clock.stop()
+            if event is None:
+                break
+            event = msgspec.structs.replace(event, seq=sequence, time=job.clock.seconds)
+            sequence += 1
+            tally.count(event)
+            yield event
+        reason = job.reason or "method done"
+        if reason == "time limit":
+            note = Note(text="The time limit was reached, so the text ends here.", seq=sequence, time=job.clock.seconds)
+            sequence += 1
+            yield note
+        yield Finished(
+            seq=sequence,
+            time=job.clock.seconds,
+            reason=reason,
+            text=job.text(),
+            token_ids=tuple(job.output),
+            totals=tally.totals(len(job.output) - job.given, job.clock.seconds),
+        )
+    finally:
+        events.close()  # type: ignore[attr-defined]
+
+
+class Tally:
+    """Adds up a stream, in the vocabulary of `Totals`."""
+
+    def __init__(self) -> None:
+        self.passes = {"prompt": 0, "target": 0, "draft": 0}
+        self.tokens_processed = 0
+        self.outcomes = {"accepted": 0, "rejected": 0, "untested": 0}
+        self.first: float | None = None
+
+    def count(self, event: Event) -> None:
+        """Takes one event into account."""
+        match event:
+            case Forward(lane=lane, batch=batch, query=query):
+                self.passes[lane] += 1
+                self.tokens_processed += batch * query
+            case Verdict(nodes=nodes):
+                for node in nodes:
+                    self.outcomes[node.outcome] += 1
+            case Commit(tokens=tokens) if self.first is None and any(token.origin != "given" for token in tokens):
+                self.first = event.time
+
+    def totals(self, tokens: int, seconds: float) -> Totals:
+        """The sums, for `tokens` generated in `seconds` of decode time."""
+        tested = self.outcomes["accepted"] + self.outcomes["rejected"]
+        return Totals(
+            tokens=tokens,
+            seconds=seconds,
+            time_to_first_token=self.first or 0.0,
+            target_passes=self.passes["target"],
+            prompt_passes=self.passes["prompt"],
+            draft_passes=self.passes["draft"],
+            tokens_processed=self.tokens_processed,
+            drafted=sum(self.outcomes.values()),
+            **self.outcomes,
+            tokens_per_second=tokens / seconds if seconds else 0.0,
+            tokens_per_target_pass=tokens / self.passes["target"] if self.passes["target"] else 0.0,
+            acceptance_rate=self.outcomes["accepted"] / tested if tested else None,
+        )
+
+
+def encode_prompt(model: CausalModel, prompt: str, raw: bool) -> list[int]:
+    """Token ids of the prompt. Raises `EmptyPrompt` or `PromptTooLong`."""
+    if not prompt.strip():
+        raise EmptyPrompt
+    # No tokenizer packs this many characters into a token: refuse before spending seconds on it.
+    if len(prompt) > 64 * model.context_length:
+        raise PromptTooLong(len(prompt), 64 * model.context_length, unit="characters")
+    # Lone surrogates cannot be encoded; they come from broken clipboard text.
+    ids = model.encode(prompt.encode("utf-8", "replace").decode("utf-8"), raw=raw)
+    if not ids:
+        raise EmptyPrompt
+    if len(ids) >= model.context_length:
+        raise PromptTooLong(len(ids), model.context_length - 1)
+    return ids
+
+
+def check_needs(method: Method, model: CausalModel) -> None:
+    """Raises `NeedNotMet` when the model lacks what the method asks for."""
+    if missing := method.needs & ~model.has:
+        words = " and ".join(NEED_WORDS[need] for need in missing)
+        raise NeedNotMet(f"{method.title} needs {words}, which {model.title} does not have. Try greedy or sampling.")
+
+
+def check_number(name: str, value: object, low: int, high: int) -> None:
+    """Raises `BadParameter` unless value is a whole number in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise BadParameter(f"{name} must be a whole number from {low:,} to {high:,}, not {str(value)[:40]}.")
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    return {name: version(name) for name in ("torch", "transformers")} | {"python": platform.python_version()}
+
+
+def machine(device: str) -> str:
+    """The kind of machine, without its name."""
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()}-core {platform.machine()}"
+    return f"{name}, {torch.get_num_threads()} threads"
