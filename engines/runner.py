@@ -123,9 +123,14 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether the run has come to its end. Looks at the clock."""
-        if self.reason is None and self.time_limit is not None and self.clock.seconds >= self.time_limit:
+        if self.reason is None and self.out_of_time:
             self.reason = "time limit"
         return self.reason is not None
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the time limit has passed. Methods that commit only at the end ask this while they search."""
+        return self.time_limit is not None and self.clock.seconds >= self.time_limit
 
     def read_prompt(self) -> Iterator[Event]:
         """Caches all but the last token of prompt and output, in chunks."""
@@ -170,7 +175,7 @@ class Run:
                 break
             kept.append(placed)
             self.output.append(placed.token.id)
-            self.reason = self._end()
+            self.reason = self.ends(self.output)
         if kept:
             yield Commit(position=self.position - len(kept), step=self._step, tokens=tuple(kept))
             self._step += 1
@@ -181,17 +186,18 @@ class Run:
         while self.ledger:
             yield self.ledger.pop(0)
 
-    def _end(self) -> Reason | None:
-        if self.output[-1] in self.model.eos_ids:
+    def ends(self, output: Sequence[int]) -> Reason | None:
+        """Why the run would end if its output, given tokens included, were `output`; None if it would go on."""
+        if output[-1] in self.model.eos_ids:
             return "end of text"
         if self.stop:
             # A token is at least one byte long, so this many tokens hold every text that a stop string could end.
-            tail = self.model.decode(self.output[self.given :][-(4 * self._tail + 8) :])
+            tail = self.model.decode(output[self.given :][-(4 * self._tail + 8) :])
             if any(text in tail for text in self.stop):
                 return "stop string"
-        if len(self.output) - self.given >= self.max_new_tokens:
+        if len(output) - self.given >= self.max_new_tokens:
             return "token limit"
-        if len(self.prompt) + len(self.output) >= self.model.context_length:
+        if len(self.prompt) + len(output) >= self.model.context_length:
             return "context full"
         return None
 

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,29 +82,26 @@ def convert(gguf: Path, folder: Path, progress: Progress = silent, *, digits_apa
 
 
 def weights_hash(folder: Path) -> str:
-    """Sixteen hex digits of the SHA-256 of a model folder's safetensors.
+    """Sixteen hex digits of the SHA-256 over a model folder's safetensors.
 
-    Kept beside the weights with their sizes and times, so it is computed again only when the files change.
+    Remembered in the cache with the files' sizes and times, so it is computed again only when they change.
     """
-    files = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
-    stamp = " ".join(f"{path.name}:{(stat := path.stat()).st_size}:{stat.st_mtime_ns}" for path in files)
-    note = folder / "weights.sha256"
-    try:
+    paths = sorted(folder.glob("*.safetensors"))
+    stamp = " ".join(f"{path.name}:{(stat := path.stat()).st_size}:{stat.st_mtime_ns}" for path in paths)
+    place = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    note = cache_folder() / "hashes" / place
+    with suppress(OSError, ValueError):
         known, _, of = note.read_text().partition(" ")
-        if of == stamp and known:
+        if of == stamp:
             return known
-    except OSError:
-        pass
     total = hashlib.sha256()
-    for path in files:
+    for path in paths:
         with path.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
-    short = total.hexdigest()[:16]
-    try:
-        note.write_text(f"{short} {stamp}")
-    except OSError:
-        pass  # a read-only cache only means that the hash is computed again next time
-    return short
+    with suppress(OSError):  # in a read-only cache the hash is computed again next time
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(f"{total.hexdigest()[:16]} {stamp}")
+    return total.hexdigest()[:16]
 
 
 def _write(gguf: Path, folder: Path, progress: Progress, digits_apart: bool) -> None:
@@ -132,7 +129,6 @@ def _write(gguf: Path, folder: Path, progress: Progress, digits_apart: bool) -> 
     tokenizer.save_pretrained(folder)
     for path in folder.iterdir():
         path.chmod(0o644)
-    weights_hash(folder)
 
 
 @contextmanager

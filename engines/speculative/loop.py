@@ -1,0 +1,68 @@
+"""The loop that speculative methods share: draft, verify in one pass, commit, keep the accepted path in the cache.
+
+A method supplies a `Drafter`, which is all that its paper invented. Invariant: before and after every turn
+the cache holds all committed tokens but the last, the root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from engines.events import Event, Origin
+from engines.runner import Run
+from engines.sampling import Sampler
+from engines.speculative.tree import TokenTree
+from engines.speculative.verify import Verification, verify
+
+
+class Drafter(Protocol):
+    """Guesses what comes next."""
+
+    origin: Origin
+    """What a confirmed guess is called in the text: `drafted` or `copied`."""
+
+    def propose(self, run: Run) -> Iterator[Event] | Any:
+        """A generator that may yield events (a match, a note) and returns a `TokenTree` rooted at `run.root`."""
+
+    def observe(self, tree: TokenTree, logits: Tensor, verification: Verification) -> Iterable[Event]:
+        """Learns from a pass: logits (nodes, vocabulary) of every node, also of the refused ones."""
+
+
+def speculate(run: Run, drafter: Drafter, settings: Any) -> Iterator[Event]:
+    """Decodes with `drafter`; `settings` are a `Sampling` or some of its fields. Lossless for deterministic drafters."""
+    sampler = Sampler(settings, run.model.token)
+    spell = run.model.token
+    while not run.finished:
+        tree = yield from drafter.propose(run)
+        # An end-of-text guess gains nothing: the pass yields that token by itself where it belongs.
+        tree = tree.trimmed(run.remaining - 1, run.model.eos_ids)
+        if len(tree) > 1:
+            yield tree.as_draft(run.position, spell)
+        cached = run.state.length
+        logits = run.state.extend(tree.tokens, None if tree.is_chain else tree.parents)
+        verification = verify(tree, logits, sampler, run.rng, run.prompt, run.output)
+        if len(tree) > 1:
+            yield verification.as_event(tree, run.position, spell)
+        yield from drafter.observe(tree, logits, verification)
+        yield from _commit(run, tree, logits, verification, drafter.origin)
+        if tree.is_chain:
+            run.state.rollback(len(tree) - 1 - len(verification.path))
+        else:
+            run.state.keep([0, *verification.path])
+        assert run.finished or run.state.length == cached + 1 + len(verification.path) == len(run.sequence) - 1
+
+
+def _commit(run: Run, tree: TokenTree, logits: Tensor, verification: Verification, origin: Origin) -> Iterator[Event]:
+    """Candidates at every place that is decided, then the accepted tokens and the extra one."""
+    nodes = [0, *verification.path]
+    tokens = [*(tree.tokens[node] for node in verification.path), verification.extra]
+    last: Origin = verification.extra_origin(tree) if len(tree) > 1 else "sampled"
+    origins: list[Origin] = [*(origin for _ in verification.path), last]
+    placed = []
+    for offset, (node, token) in enumerate(zip(nodes, tokens, strict=True)):
+        yield run.candidates(logits[node], stages=verification.stages[offset], position=run.position + offset)
+        placed.append(run.placed(token, origins[offset], logits=logits[node], final=verification.finals[offset]))
+    yield from run.commit(*placed)

@@ -1,0 +1,144 @@
+"""Verification: which guesses the target confirms, and the one token that every pass yields anyway.
+
+Both rules walk down from the root, with p(·|v) the target's distribution after node v, filters applied:
+
+* `greedy`: t ← argmax p(·|v). A child that carries t is accepted, the walk goes on from it; else t is emitted.
+  The output is what plain greedy decoding would have said.
+* `point`: the guesses are a deterministic function of the past, so the draft is a point mass. r ← p(·|v); each
+  child c in order is accepted with probability r(c); refused, r(c) ← 0 and r is renormalised. When no child is
+  left, the token is drawn from r. A token's chance to be emitted stays p(token|v), so sampling is exact.
+
+Sources: "Fast Inference from Transformers via Speculative Decoding", arXiv 2211.17192, appendix A.1, for the
+test; "SpecInfer", arXiv 2305.09781, section 4, for trees; the point-mass case follows from the first with q one-hot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from engines.events import Choice, Judged, Outcome, Stage, Token, Verdict
+from engines.sampling import Sampler, top_choices
+from engines.speculative.tree import TokenTree
+
+
+@dataclass(slots=True)
+class Verification:
+    """The outcome of one pass over a tree."""
+
+    rule: Literal["greedy", "point"]
+    path: list[int] = field(default_factory=list)
+    """Accepted nodes from depth 1 down."""
+    extra: int = -1
+    """The bonus or correction token."""
+    finals: list[float] = field(default_factory=list)
+    """Probability after filters of every accepted token and of the extra one."""
+    stages: list[tuple[Stage, ...]] = field(default_factory=list)
+    """What the filters did at the place of every accepted token and of the extra one."""
+    judged: dict[int, Judged] = field(default_factory=dict)
+    residual: Tensor | None = None
+    """(vocabulary,) what the extra token was drawn from; None under greedy decoding."""
+
+    @property
+    def last(self) -> int:
+        """The deepest accepted node; the root when all guesses were wrong."""
+        return self.path[-1] if self.path else 0
+
+    def extra_origin(self, tree: TokenTree) -> Literal["bonus", "correction"]:
+        """A `correction` replaces a refused guess; a `bonus` comes when there was nothing left to refuse."""
+        return "correction" if tree.children[self.last] else "bonus"
+
+    def as_event(self, tree: TokenTree, position: int, spell: Callable[[int], Token]) -> Verdict:
+        residual: tuple[Choice, ...] = ()
+        if self.residual is not None:
+            residual = top_choices(self.residual, 8, spell)
+        untested = (Judged(node, "untested") for node in range(1, len(tree)) if node not in self.judged)
+        return Verdict(
+            position=position,
+            rule=self.rule,
+            path=tuple(self.path),
+            nodes=tuple(sorted((*self.judged.values(), *untested), key=lambda judged: judged.id)),
+            extra=spell(self.extra),
+            extra_origin=self.extra_origin(tree),
+            residual=residual,
+        )
+
+
+def verify(
+    tree: TokenTree,
+    logits: Tensor,
+    sampler: Sampler,
+    rng: torch.Generator,
+    prompt: Sequence[int] = (),
+    output: Sequence[int] = (),
+) -> Verification:
+    """Walks the tree by the rule that fits the sampler.
+
+    Args:
+        tree: n nodes.
+        logits: the target's raw logits after each node, (n, vocabulary).
+        sampler: penalties, temperature, filters; at temperature 0 the rule is `greedy`.
+        rng: source of the acceptance tests and draws.
+        prompt, output: the committed text, root included, for the penalties.
+    """
+    result = Verification("greedy" if sampler.greedy else "point")
+    walk = _walk_greedy if sampler.greedy else _walk_point
+    text = list(output)
+    node = 0
+    while True:
+        chosen = walk(tree, node, logits[node], sampler, rng, prompt, text, result)
+        if chosen is None:
+            return result
+        result.path.append(chosen)
+        text.append(tree.tokens[chosen])
+        node = chosen
+
+
+def _walk_greedy(
+    tree: TokenTree, node: int, logits: Tensor, sampler: Sampler, rng: torch.Generator,
+    prompt: Sequence[int], text: Sequence[int], result: Verification,
+) -> int | None:  # fmt: skip
+    warped = logits if sampler.plain else sampler.warp(logits, prompt, text)
+    best = int(warped.argmax())
+    log_total = float(warped.logsumexp(-1))
+    accepted = None
+    for child in tree.children[node]:
+        token = tree.tokens[child]
+        outcome: Outcome = "accepted" if token == best else "rejected"
+        p = float((warped[token] - log_total).exp())
+        result.judged[child] = Judged(child, outcome, p=p, accept_probability=float(token == best))
+        if token == best:
+            accepted = child
+    result.finals.append(1.0)
+    result.stages.append(())
+    if accepted is None:
+        result.extra = best
+    return accepted
+
+
+def _walk_point(
+    tree: TokenTree, node: int, logits: Tensor, sampler: Sampler, rng: torch.Generator,
+    prompt: Sequence[int], text: Sequence[int], result: Verification,
+) -> int | None:  # fmt: skip
+    distribution = sampler.distribution(logits, prompt, text)
+    p = distribution.probabilities
+    residual = p.clone()
+    result.stages.append(distribution.stages)
+    for child in tree.children[node]:
+        token = tree.tokens[child]
+        chance = float(residual[token] / residual.sum())
+        u = float(torch.rand((), generator=rng, device=rng.device))
+        outcome: Outcome = "accepted" if u < chance else "rejected"
+        result.judged[child] = Judged(child, outcome, p=float(p[token]), accept_probability=chance, u=u)
+        if outcome == "accepted":
+            result.finals.append(float(p[token]))
+            return child
+        residual[token] = 0.0
+    result.residual = residual / residual.sum()
+    result.extra = sampler.draw(result.residual, rng)
+    result.finals.append(float(p[result.extra]))
+    return None
