@@ -1,0 +1,135 @@
+"""Lossless means: the same tokens as plain greedy decoding, and the same distribution when sampling.
+
+A pass over several tokens adds floats in another order than a pass over one, so an argmax can flip where the
+two best logits are closer than `TIE`. Such ties are counted and shown, and only they excuse a difference.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+from string import ascii_lowercase
+
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from engines.events import Finished
+from engines.models.causal import CausalModel
+from engines.runner import run
+from tests.oracles.prompts import PROMPTS
+
+TIE = 1e-3
+LENGTH = 128
+LOSSLESS = [("prompt-lookup", {}), ("token-recycling", {"nodes": 12})]
+
+
+def tokens(model: CausalModel, method: str, prompt: str, params: dict[str, object], length: int) -> tuple[int, ...]:
+    last = list(run(model, method, prompt, params=params, max_new_tokens=length))[-1]
+    assert isinstance(last, Finished)
+    return last.token_ids
+
+
+@pytest.fixture(scope="module")
+def greedy(smollm: CausalModel) -> dict[str, tuple[int, ...]]:
+    return {prompt: tokens(smollm, "greedy", prompt, {}, LENGTH) for prompt in PROMPTS}
+
+
+def gap(model: CausalModel, prompt: str, prefix: tuple[int, ...]) -> float:
+    """Difference of the two best logits after a prefix, read in one fresh pass."""
+    best = model.start().extend([*model.encode(prompt), *prefix], last=True)[-1].topk(2).values
+    return float(best[0] - best[1])
+
+
+@pytest.mark.parametrize(("method", "params"), LOSSLESS, ids=[method for method, _ in LOSSLESS])
+def test_greedy_output_is_plain_greedys(
+    smollm: CausalModel, greedy: dict[str, tuple[int, ...]], method: str, params: dict[str, object]
+) -> None:
+    ties = 0
+    for prompt in PROMPTS:
+        ours = tokens(smollm, method, prompt, params, LENGTH)
+        plain = greedy[prompt]
+        if ours == plain:
+            continue
+        first = next(i for i, (a, b) in enumerate(zip(ours, plain, strict=False)) if a != b)
+        assert gap(smollm, prompt, plain[:first]) < TIE, f"{method} differs at token {first} of {prompt!r}"
+        ties += 1
+    print(f"{method}: {ties} of {len(PROMPTS)} prompts differ at a float tie")
+    assert ties <= 3
+
+
+@pytest.mark.parametrize("budget", [1, 7])
+@pytest.mark.parametrize(("method", "params"), LOSSLESS, ids=[method for method, _ in LOSSLESS])
+def test_short_budgets_give_a_prefix_of_plain_greedy(
+    smollm: CausalModel, greedy: dict[str, tuple[int, ...]], method: str, params: dict[str, object], budget: int
+) -> None:
+    for prompt in PROMPTS[:6]:
+        assert tokens(smollm, method, prompt, params, budget) == greedy[prompt][:budget]
+
+
+RUNS = 3000
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [("prompt-lookup", {"max_ngram": 1}), ("token-recycling", {"nodes": 10, "memory": "hot"})],
+    ids=["prompt-lookup", "token-recycling"],
+)
+def test_sampled_output_has_the_targets_distribution(
+    tiny_llama: CausalModel, method: str, params: dict[str, object]
+) -> None:
+    """The law of the second token over thousands of runs against exact enumeration over the first.
+
+    Top-k 3 keeps the alphabet small enough for a chi-square test. The prompt is an "xyx" after which the model
+    may well say y, so that guesses are accepted and refused in good numbers.
+    """
+    settings = {"temperature": 0.7, "top_k": 3, **params}
+
+    @cache
+    def law(text: tuple[int, ...]) -> dict[int, float]:
+        logits = tiny_llama.start().extend(text, last=True)[-1]
+        values, kept = (logits / 0.7).topk(3)
+        return dict(zip(kept.tolist(), values.softmax(-1).tolist(), strict=True))
+
+    words = [x + y + x for x in ascii_lowercase for y in ascii_lowercase if x != y]
+    encoded = {word: tuple(tiny_llama.encode(word, raw=True)) for word in words}
+    prompt = max(words, key=lambda word: law(encoded[word]).get(encoded[word][1], 0) % 0.9)
+    ids = encoded[prompt]
+    expected: Counter[tuple[int, ...]] = Counter()
+    for first, p_first in law(ids).items():
+        for second, p_second in law((*ids, first)).items():
+            expected[first, second] += p_first * p_second
+    observed: Counter[tuple[int, ...]] = Counter()
+    accepted = 0
+    for seed in range(RUNS):
+        last = list(run(tiny_llama, method, prompt, params=settings, raw=True, seed=seed, max_new_tokens=2))[-1]
+        assert isinstance(last, Finished)
+        observed[last.token_ids] += 1
+        accepted += last.totals.accepted
+    assert set(observed) <= set(expected)
+    frequent = [pair for pair, p in expected.items() if p * RUNS >= 5]
+    rest = RUNS - sum(observed[pair] for pair in frequent)
+    counts = [*(observed[pair] for pair in frequent), rest]
+    share = [*(expected[pair] * RUNS for pair in frequent)]
+    share.append(RUNS - sum(share))
+    if share[-1] < 1e-9:
+        counts, share = counts[:-1], share[:-1]
+    assert chisquare(counts, share, sum_check=False).pvalue > 1e-3
+    assert accepted > RUNS // 20, "hardly anything was verified, so the test proves nothing"
+
+
+def test_the_cache_holds_all_but_the_root_after_every_step(tiny_llama: CausalModel) -> None:
+    """And what it holds is right: a fresh pass over the text agrees with the next one over the root."""
+    from engines.runner import Run
+    from engines.speculative.loop import speculate
+    from engines.speculative.token_recycling import Params, Recycler, likeliest_first
+
+    job = Run(tiny_llama, tiny_llama.encode("abcabcabca", raw=True), max_new_tokens=40)
+    list(job.read_prompt())
+    events = speculate(job, Recycler(likeliest_first(8)[:20], 8, {}), Params(nodes=20))
+    for event in events:
+        if type(event).__name__ == "Draft":
+            assert job.state.length == len(job.sequence) - 1
+            fresh = tiny_llama.start().extend(job.sequence, last=True)[-1]
+            again = job.state.fork(1).extend([job.root])[-1]
+            assert torch.allclose(fresh, again, atol=1e-4)
