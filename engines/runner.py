@@ -42,7 +42,7 @@ from engines.events import (
     Totals,
     Verdict,
 )
-from engines.method import NEED_WORDS, Method, find
+from engines.method import NEED_WORDS, Method, Need, find
 from engines.models.causal import CausalModel, State
 from engines.sampling import top_choices
 
@@ -96,6 +96,8 @@ class Run:
         self.state: State = model.start(self.ledger)
         self.reason: Reason | None = None
         self.given = 0
+        self.prompt_hidden: list[Tensor] | None = None
+        """Hidden states (tokens, width) of what `read_prompt` read, piece by piece, for methods that need them."""
         self._step = 0
         self._tail = max((len(text) for text in self.stop), default=0)
 
@@ -137,6 +139,8 @@ class Run:
         pending = self.sequence[self.state.length : -1]
         for start in range(0, len(pending), PROMPT_CHUNK):
             self.state.extend(pending[start : start + PROMPT_CHUNK], last=True, lane="prompt")
+            if self.prompt_hidden is not None and self.state.hidden is not None:
+                self.prompt_hidden.append(self.state.hidden)
             yield from self.settle()
 
     def next_logits(self) -> Tensor:
@@ -278,6 +282,8 @@ def _decode(job: Run, spec: Method, settings: Any, started: Started, prefix: lis
         job.output += prefix
         yield Commit(position=0, step=0, tokens=tuple(Placed(job.model.token(id), "given") for id in prefix))
         job._step = 1
+    if Need.HIDDEN_STATES in spec.needs:
+        job.prompt_hidden = []
     yield from job.read_prompt()
     for event in spec.generate(job, settings):
         yield from job.settle()
@@ -302,7 +308,7 @@ def _stamped(job: Run, events: Iterator[Event]) -> Iterator[Event]:
             sequence += 1
             tally.count(event)
             yield event
-        reason = job.reason or "method done"
+        reason = (job.finished and job.reason) or "method done"
         if reason == "time limit":
             note = Note(text="The time limit was reached, so the text ends here.", seq=sequence, time=job.clock.seconds)
             sequence += 1

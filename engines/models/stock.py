@@ -92,5 +92,4 @@ class StockNetwork:
             arguments["position_ids"] = positions[None].expand(ids.shape[0], -1)
         output = self._network(ids, **arguments)
         cache.length += ids.shape[1]
-        hidden = output.hidden_states[-1]
-        return output.logits, hidden[:, -1:] if last else hidden
+        return output.logits, output.hidden_states[-1]

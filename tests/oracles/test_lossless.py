@@ -14,9 +14,11 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from engines.events import Finished
+from engines.events import Draft, Finished, Verdict
 from engines.models.causal import CausalModel
-from engines.runner import run
+from engines.runner import Run, run
+from engines.speculative.loop import speculate
+from engines.speculative.token_recycling import Params, Recycler, likeliest_first
 from tests.oracles.prompts import PROMPTS
 
 TIE = 1e-3
@@ -118,18 +120,21 @@ def test_sampled_output_has_the_targets_distribution(
     assert accepted > RUNS // 20, "hardly anything was verified, so the test proves nothing"
 
 
-def test_the_cache_holds_all_but_the_root_after_every_step(tiny_llama: CausalModel) -> None:
-    """And what it holds is right: a fresh pass over the text agrees with the next one over the root."""
-    from engines.runner import Run
-    from engines.speculative.loop import speculate
-    from engines.speculative.token_recycling import Params, Recycler, likeliest_first
-
-    job = Run(tiny_llama, tiny_llama.encode("abcabcabca", raw=True), max_new_tokens=40)
+def test_the_cache_holds_all_but_the_root_after_every_step(smollm: CausalModel) -> None:
+    """And what it holds is right: a fresh pass over the text agrees with one over the root behind the cache."""
+    prompt = smollm.encode("Why is the sky blue?")
+    warm, job = (Run(smollm, prompt, max_new_tokens=32) for _ in range(2))
+    recycler = Recycler(likeliest_first(8)[:24], 8, {})
+    list(warm.read_prompt())
+    list(speculate(warm, recycler, Params(nodes=24)))
     list(job.read_prompt())
-    events = speculate(job, Recycler(likeliest_first(8)[:20], 8, {}), Params(nodes=20))
-    for event in events:
-        if type(event).__name__ == "Draft":
+    off_the_leading_nodes = 0
+    for event in speculate(job, recycler, Params(nodes=24)):
+        if isinstance(event, Verdict):
+            off_the_leading_nodes += event.path != tuple(range(1, 1 + len(event.path)))
+        if isinstance(event, Draft):
             assert job.state.length == len(job.sequence) - 1
-            fresh = tiny_llama.start().extend(job.sequence, last=True)[-1]
-            again = job.state.fork(1).extend([job.root])[-1]
-            assert torch.allclose(fresh, again, atol=1e-4)
+            fresh = smollm.start().extend(job.sequence, last=True)[-1]
+            behind = job.state.fork(1).extend([job.root])[-1]
+            assert torch.allclose(fresh, behind, atol=1e-3)
+    assert off_the_leading_nodes > 2, "keeping the first nodes would have passed"

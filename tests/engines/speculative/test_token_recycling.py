@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from engines.events import Commit, Draft, Event, Finished, Note, Verdict
+from engines.events import Commit, Draft, Event, Finished, Note, Totals, Verdict
 from engines.models.causal import CausalModel
 from engines.runner import run
 from engines.speculative.token_recycling import TEMPLATE, Recycler, likeliest_first, node_chance
@@ -72,12 +72,16 @@ def finished(events: list[Event]) -> Finished:
     return events[-1]
 
 
-def test_a_second_copy_of_a_text_is_drafted_from_the_first(tiny_llama: CausalModel) -> None:
-    options = {"params": {"nodes": 12, "memory": "hot"}, "max_new_tokens": 60}
-    first = finished(list(run(tiny_llama, "token-recycling", "the same text twice", **options))).totals  # type: ignore[arg-type]
-    totals = finished(list(run(tiny_llama, "token-recycling", "the same text twice", **options))).totals  # type: ignore[arg-type]
-    assert totals.tokens_per_target_pass > 1.5 * first.tokens_per_target_pass
-    assert totals.accepted + totals.rejected + totals.untested == totals.drafted
+def test_a_second_copy_of_a_text_is_drafted_from_the_first(smollm: CausalModel) -> None:
+    """The table has seen every token of the text, so that most passes yield more than one."""
+
+    def totals() -> Totals:
+        params = {"nodes": 40, "memory": "hot"}
+        return finished(list(run(smollm, "token-recycling", "Why is the sky blue?", params=params, max_new_tokens=40))).totals
+
+    first, second = totals(), totals()
+    assert second.tokens_per_target_pass > 1.3 * first.tokens_per_target_pass
+    assert second.accepted + second.rejected + second.untested == second.drafted
 
 
 def test_hot_runs_share_a_table_and_cold_ones_do_not(tiny_llama: CausalModel) -> None:

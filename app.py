@@ -1,0 +1,21 @@
+"""The entry point: builds the app, starts loading the model, and serves the page."""
+
+from __future__ import annotations
+
+import os
+
+from playground.ui.house import House
+from playground.ui.shell import build, launch_options
+
+
+def main() -> None:
+    """Serves until it is interrupted. `GRADIO_SERVER_NAME` and `GRADIO_SERVER_PORT` choose the address."""
+    house = House()
+    app = build(house)
+    house.resident.load(os.environ.get("DECODING_PLAYGROUND_MODEL", "smollm2-135m"))
+    app.queue(default_concurrency_limit=8)
+    app.launch(**launch_options())
+
+
+if __name__ == "__main__":
+    main()

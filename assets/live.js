@@ -1,0 +1,78 @@
+/* What all live components share. Each kind registers a `mount` function; `js_on_load` calls it once.
+   Text reaches the page by textContent only: `make` has no way to set markup. */
+(() => {
+  const kinds = {};
+  const themed = new Set();
+
+  function make(tag, attributes = {}, ...children) {
+    const node = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) {
+      if (value === null || value === undefined || value === false) continue;
+      if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+      else if (name === "text") node.textContent = value;
+      else node.setAttribute(name, value === true ? "" : value);
+    }
+    node.append(...children.filter((child) => child !== null && child !== undefined && child !== false));
+    return node;
+  }
+
+  const parse = (value, otherwise) => {
+    try {
+      return value ? JSON.parse(value) : otherwise;
+    } catch {
+      return otherwise;
+    }
+  };
+
+  const isDark = () => document.body.classList.contains("dark");
+
+  function onTheme(callback) {
+    themed.add(callback);
+  }
+
+  new MutationObserver(() => themed.forEach((callback) => callback())).observe(document.documentElement, {
+    attributes: true,
+    attributeFilter: ["class"],
+    subtree: false,
+  });
+  const watchBody = () =>
+    new MutationObserver(() => themed.forEach((callback) => callback())).observe(document.body, {
+      attributes: true,
+      attributeFilter: ["class"],
+    });
+  document.body ? watchBody() : document.addEventListener("DOMContentLoaded", watchBody);
+
+  let plotly = null;
+  function loadPlotly(url) {
+    plotly ??= new Promise((resolve, reject) => {
+      if (window.Plotly) return resolve(window.Plotly);
+      const script = make("script", { src: url });
+      script.onload = () => resolve(window.Plotly);
+      script.onerror = () => reject(new Error("plotly.min.js could not be loaded"));
+      document.head.append(script);
+    });
+    return plotly;
+  }
+
+  function download(name, blob) {
+    const link = make("a", { href: URL.createObjectURL(blob), download: name });
+    document.body.append(link);
+    link.click();
+    link.remove();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  }
+
+  /* The server draws only what someone can see: panels report here, and one message tells the server. */
+  const page = Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const visible = new Set();
+  let telling = null;
+  function see(id, shown, tell) {
+    shown ? visible.add(id) : visible.delete(id);
+    clearTimeout(telling);
+    telling = setTimeout(() => tell({ page, pictures: [...visible] }).catch(() => {}), 120);
+  }
+
+  const percent = (p) => (p === null || p === undefined ? "–" : p >= 0.9995 ? "1.00" : p < 0.0005 ? "<0.001" : p.toFixed(p < 0.1 ? 3 : 2));
+
+  window.Playground = { kinds, make, parse, isDark, onTheme, loadPlotly, download, see, page, percent, state: {} };
+})();

@@ -1,0 +1,225 @@
+/* The left rail: a grouped, searchable picker; controls made from a method's settings; calm messages. */
+(() => {
+  const P = window.Playground;
+  const { make } = P;
+
+  /* One picker for methods, prompts and models: a button that opens a filtered list with groups. */
+  P.kinds.picker = (element, { props, trigger, watch }) => {
+    let value = { label: "", groups: [], selected: "" };
+    let active = 0;
+    const id = `picker-${P.page.slice(0, 6)}-${Math.floor(performance.now() * 1000)}`;
+
+    const label = make("span", { class: "label", id: `${id}-label` });
+    const chosen = make("button", { type: "button", class: "chosen", "aria-haspopup": "listbox", "aria-expanded": "false", "aria-labelledby": `${id}-label ${id}-chosen`, id: `${id}-chosen`, onclick: () => toggle() });
+    const search = make("input", { type: "text", role: "combobox", class: "search", placeholder: "search", "aria-label": "search", "aria-expanded": "true", "aria-controls": `${id}-list`, autocomplete: "off", spellcheck: "false", oninput: () => ((active = 0), list()) });
+    const options = make("div", { class: "options", role: "listbox", id: `${id}-list` });
+    const pop = make("div", { class: "picker-pop", hidden: true }, search, options);
+    const box = make("div", { class: "picker" }, label, chosen, pop);
+    element.replaceChildren(box);
+
+    const all = () => value.groups.flatMap((group) => group.options);
+    const matches = (option, group) => {
+      const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const text = `${option.title} ${option.id} ${option.note ?? ""} ${group.title}`.toLowerCase();
+      return words.every((word) => text.includes(word));
+    };
+
+    function paint() {
+      label.textContent = value.label;
+      label.hidden = !value.label;
+      const option = all().find((one) => one.id === value.selected);
+      chosen.replaceChildren(make("b", { text: option?.title ?? value.placeholder ?? "choose" }), make("small", { text: option?.note ?? "" }));
+      if (value.kind === "method") P.state.method = option?.title;
+    }
+
+    function list() {
+      const shown = [];
+      options.replaceChildren();
+      for (const group of value.groups) {
+        const hits = group.options.filter((option) => matches(option, group));
+        if (!hits.length) continue;
+        const box = make("div", { role: "group", "aria-label": group.title }, make("div", { class: "group-title", text: group.title }));
+        for (const option of hits) {
+          const node = make("div", {
+            role: "option", id: `${id}-${shown.length}`, class: "option", "data-id": option.id,
+            "aria-selected": String(option.id === value.selected), "aria-disabled": option.blocked ? "true" : null,
+            onclick: () => pick(option),
+          }, make("b", { text: option.title }), make("small", { text: option.blocked || option.note || "" }));
+          shown.push([option, node]);
+          box.append(node);
+        }
+        options.append(box);
+      }
+      if (!shown.length) options.append(make("p", { class: "none", text: value.free ? "Press Enter to use this name." : "Nothing matches." }));
+      active = Math.max(0, Math.min(active, shown.length - 1));
+      shown.forEach(([, node], index) => node.classList.toggle("active", index === active));
+      search.setAttribute("aria-activedescendant", shown[active]?.[1].id ?? "");
+      shown[active]?.[1].scrollIntoView({ block: "nearest" });
+      return shown;
+    }
+
+    function toggle(open = pop.hidden) {
+      pop.hidden = !open;
+      chosen.setAttribute("aria-expanded", String(open));
+      if (!open) return;
+      search.value = "";
+      active = Math.max(0, all().findIndex((option) => option.id === value.selected));
+      list();
+      search.focus();
+    }
+
+    function pick(option) {
+      if (option.blocked) return;
+      value = { ...value, selected: option.id };
+      props.value = JSON.stringify(value);
+      paint();
+      toggle(false);
+      chosen.focus();
+      trigger("pick", { id: option.id });
+    }
+
+    search.addEventListener("keydown", (event) => {
+      const shown = [...options.querySelectorAll(".option")];
+      if (event.key === "ArrowDown") active = Math.min(active + 1, shown.length - 1), list();
+      else if (event.key === "ArrowUp") active = Math.max(active - 1, 0), list();
+      else if (event.key === "Enter") {
+        const hit = all().find((option) => option.id === shown[active]?.dataset.id);
+        if (hit) pick(hit);
+        else if (value.free && search.value.trim()) pick({ id: search.value.trim() });
+      } else if (event.key === "Escape" || event.key === "Tab") {
+        toggle(false);
+        if (event.key === "Escape") chosen.focus();
+        else return;
+      } else return;
+      event.preventDefault();
+      event.stopPropagation();
+    });
+    document.addEventListener("pointerdown", (event) => {
+      if (!box.contains(event.target)) toggle(false);
+    });
+
+    function update() {
+      value = P.parse(props.value, value);
+      paint();
+      if (!pop.hidden) list();
+    }
+    watch("value", update);
+    update();
+  };
+
+  /* What a method is: its idea, what to look at, the paper, and whether it changes the output. */
+  P.kinds.card = (element, { props, watch }) => {
+    const box = make("div", { class: "method-card" });
+    element.replaceChildren(box);
+    function update() {
+      const card = P.parse(props.value, {});
+      box.replaceChildren(
+        make("p", { class: "idea" }, card.idea ?? "", card.look_at ? make("span", { class: "look", text: ` ${card.look_at}` }) : null),
+        make("p", { class: "facts" },
+          make("span", { class: `badge ${card.lossless ? "lossless" : "lossy"}`, text: card.badge ?? "", title: card.badge_title ?? "" }),
+          card.paper ? (card.link ? make("a", { href: card.link, target: "_blank", rel: "noopener", text: card.paper }) : make("span", { text: card.paper })) : null,
+        ),
+      );
+    }
+    watch("value", update);
+    update();
+  };
+
+  P.kinds.chips = (element, { props, trigger, watch }) => {
+    const box = make("div", { class: "chips" });
+    element.replaceChildren(box);
+    function update() {
+      const chips = P.parse(props.value, []);
+      box.replaceChildren(...chips.map((chip) => make("button", { type: "button", class: "chip", text: chip.label, title: chip.title ?? "", onclick: () => trigger("pick", { id: chip.id }) })));
+    }
+    watch("value", update);
+    update();
+  };
+
+  /* Sliders, numbers, choices and switches from settings; the value that travels is {settings, values}. */
+  P.kinds.controls = (element, { props, watch }) => {
+    let state = { settings: [], values: {} };
+    const front = make("div", { class: "fields" });
+    const rest = make("div", { class: "fields" });
+    const summary = make("summary");
+    const more = make("details", { class: "more" }, summary, rest);
+    element.replaceChildren(make("div", { class: "controls" }, front, more));
+
+    function set(name, entry) {
+      state.values[name] = entry;
+      props.value = JSON.stringify(state);
+      summarise();
+    }
+
+    function summarise() {
+      const hidden = state.settings.filter((setting) => setting.more);
+      const said = hidden.filter((setting) => setting.summary).map((setting) => `${setting.label.toLowerCase()} ${state.values[setting.name] ?? "off"}`);
+      summary.textContent = [...said, "more…"].join(" · ");
+      more.hidden = !hidden.length;
+    }
+
+    function field(setting) {
+      const id = `set-${setting.name}`;
+      const value = state.values[setting.name];
+      const label = make("label", { for: id, text: setting.label, title: setting.help });
+      const help = make("small", { class: "help", id: `${id}-help`, text: setting.help });
+      if (setting.kind === "bool") {
+        const input = make("input", { type: "checkbox", id, "aria-describedby": help.id, onchange: () => set(setting.name, input.checked) });
+        input.checked = Boolean(value);
+        return make("div", { class: "field switch", title: setting.help }, input, label, help);
+      }
+      if (setting.choices?.length) {
+        const input = make("select", { id, "aria-describedby": help.id, onchange: () => set(setting.name, input.value) }, ...setting.choices.map((choice) => make("option", { value: choice, text: choice })));
+        input.value = value ?? "";
+        return make("div", { class: "field" }, label, input, help);
+      }
+      if (setting.kind === "str") {
+        const input = make("input", { type: "text", id, "aria-describedby": help.id, placeholder: setting.placeholder, autocomplete: "off", oninput: () => set(setting.name, input.value) });
+        input.value = value ?? "";
+        return make("div", { class: "field" }, label, input, help);
+      }
+      const number = make("input", { type: "text", inputmode: "decimal", class: "number", id, "aria-describedby": help.id, placeholder: setting.optional ? "off" : "", autocomplete: "off", oninput: () => (follow(), set(setting.name, number.value.trim())) });
+      number.value = value ?? "";
+      const hasRange = setting.low !== null && setting.high !== null && setting.high - setting.low <= 100000 && !setting.plain;
+      if (!hasRange) return make("div", { class: "field inline" }, label, number, help);
+      const step = setting.kind === "int" ? 1 : Number(((setting.high - setting.low) / 100).toPrecision(1));
+      const range = make("input", { type: "range", min: setting.low, max: setting.high, step, "aria-label": setting.label, tabindex: "-1", oninput: () => ((number.value = range.value), fill(), set(setting.name, number.value)) });
+      const fill = () => range.style.setProperty("--filled", `${(100 * (range.value - setting.low)) / (setting.high - setting.low)}%`);
+      function follow() {
+        if (number.value !== "" && Number.isFinite(Number(number.value))) range.value = number.value;
+        else if (number.value === "") range.value = setting.low;
+        fill();
+      }
+      follow();
+      return make("div", { class: "field ranged" }, label, number, range, help);
+    }
+
+    function update() {
+      const value = P.parse(props.value, null);
+      if (!value) return;
+      state = value;
+      front.replaceChildren(...state.settings.filter((setting) => !setting.more).map(field));
+      rest.replaceChildren(...state.settings.filter((setting) => setting.more).map(field));
+      summarise();
+    }
+    watch("value", update);
+    update();
+  };
+
+  P.kinds.message = (element, { props, watch }) => {
+    const box = make("div", { class: "message", role: "status", "aria-live": "polite", hidden: true });
+    element.replaceChildren(box);
+    function update() {
+      const message = P.parse(props.value, {});
+      box.hidden = !message.text;
+      box.className = `message ${message.tone ?? "calm"}`;
+      const done = message.fraction;
+      box.replaceChildren(
+        make("p", { text: message.text ?? "", dir: "auto" }),
+        ...(done === undefined || done === null ? [] : [make("progress", { max: 1, value: done, "aria-label": message.text })]),
+      );
+    }
+    watch("value", update);
+    update();
+  };
+})();

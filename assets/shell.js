@@ -1,0 +1,95 @@
+/* Header, pages and footer. The header asks the server now and then what is loaded and who is running. */
+(() => {
+  const P = window.Playground;
+  const { make } = P;
+
+  /* The run in the address bar, so that reload and links bring it back. */
+  P.address = (run) => {
+    const url = new URL(location.href);
+    if (url.searchParams.get("run") === run) return;
+    url.searchParams.set("run", run);
+    history.replaceState(history.state, "", url);
+  };
+
+  P.kinds.header = (element, { props, trigger, server }) => {
+    const pages = JSON.parse(props.pages);
+    const nav = make("nav", { "aria-label": "Pages" });
+    const model = make("button", { type: "button", class: "chip model", title: "Choose another model", onclick: () => go("models") });
+    const people = make("span", { class: "chip people" });
+    const bar = make("header", { class: "shell" }, make("a", { class: "name", href: "./", text: "Decoding Playground" }), nav, make("span", { class: "grow" }), model, people);
+    element.replaceChildren(bar);
+    let said = null;
+
+    function go(page, push = true) {
+      document.body.dataset.page = page;
+      for (const link of nav.children) link.dataset.page === page ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
+      if (push) {
+        const url = new URL(location.href);
+        page === "play" ? url.searchParams.delete("page") : url.searchParams.set("page", page);
+        history.pushState({ page }, "", url);
+        window.scrollTo(0, 0);
+      }
+      trigger("turn", { page });
+      setTimeout(() => window.dispatchEvent(new Event("resize")), 50);
+    }
+    P.state.go = go;
+    for (const [id, title] of pages)
+      nav.append(make("a", { href: `?page=${id}`, "data-page": id, text: title, onclick: (event) => {
+        if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+        event.preventDefault();
+        go(id);
+      } }));
+    window.addEventListener("popstate", () => go(new URL(location.href).searchParams.get("page") ?? "play", false));
+    const first = new URL(location.href).searchParams.get("page");
+    go(pages.some(([id]) => id === first) ? first : "play", false);
+
+    let next = null;
+    async function ask() {
+      clearTimeout(next);
+      let wait = 4000;
+      try {
+        const status = await server.status({});
+        model.replaceChildren(make("span", { text: status.model }));
+        if (status.fraction !== null) {
+          wait = 500;
+          model.append(make("progress", { max: 1, value: status.fraction, "aria-label": status.model }));
+        }
+        model.classList.toggle("problem", Boolean(status.problem));
+        if (status.problem) model.title = status.problem;
+        people.textContent = status.people;
+        if (said !== null && said !== status.loaded) trigger("loaded", { loaded: status.loaded });
+        if (said === null && status.loaded) trigger("loaded", { loaded: status.loaded });
+        said = status.loaded;
+      } catch {
+        people.textContent = "no connection";
+      }
+      clearTimeout(next);
+      next = setTimeout(ask, document.hidden ? 10000 : wait);
+    }
+    P.state.ask = ask;
+    ask();
+  };
+
+  P.kinds["page-id"] = (element, { props }) => {
+    props.value = P.page;
+  };
+
+  P.kinds.sessions = (element, { props, trigger, watch }) => {
+    const box = make("section", { class: "card sessions" });
+    element.replaceChildren(box);
+    function update() {
+      const { runs = [], note = "" } = P.parse(props.value, {});
+      const rows = runs.map((run) =>
+        make("li", {}, make("a", { href: `?run=${encodeURIComponent(run.id)}`, class: "session", onclick: (event) => {
+          if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+          event.preventDefault();
+          P.state.go("play");
+          trigger("open", { run: run.id, page: P.page });
+        } },
+          make("b", { text: run.method }), make("span", { class: "prompt", text: run.prompt, dir: "auto" }), make("small", { text: run.facts }))));
+      box.replaceChildren(make("h2", { text: "Your runs" }), make("p", { class: "explains", text: note }), make("ul", {}, ...rows));
+    }
+    watch("value", update);
+    update();
+  };
+})();

@@ -1,0 +1,1 @@
+"""The measurements that the README quotes: each is one command, each beside its peer in the same run."""

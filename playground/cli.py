@@ -1,0 +1,377 @@
+"""The command line: the same engines and the same store as the page.
+
+    python -m playground run --method token-recycling --prompt "What is photosynthesis?"
+    python -m playground export last --format csv
+
+What a run says goes to standard output; figures, progress and errors go to standard error, an error in one line.
+Exit codes: 0 done, 1 something broke, 2 the request cannot be met, 130 interrupted. torch is imported only by the
+commands that need it, after the arguments have been checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import IO, TYPE_CHECKING, Any, NoReturn
+
+from engines.errors import DecodingError, shown
+
+if TYPE_CHECKING:
+    from engines.events import Event
+    from playground.store import StoredRun
+
+OWNER = "command line"
+LONGEST_PROMPT = 16 * 2**20
+"""Bytes read of a prompt file; what a model can read is far less, and the engine says how much."""
+
+
+class Refused(DecodingError):
+    """The command line asks for something that cannot be done."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    try:
+        arguments = parser().parse_args(argv)
+        code: int = arguments.command(arguments)
+        sys.stdout.flush()
+        return code
+    except DecodingError as error:
+        return complain(error, 2)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has left; without this, Python would complain about it while shutting down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        return complain(f"{error.filename}: {error.strerror}." if error.filename else error, 1)
+    except Exception as error:
+        if os.environ.get("DECODING_PLAYGROUND_TRACEBACK"):
+            raise
+        return complain(f"{type(error).__name__}: {error} (DECODING_PLAYGROUND_TRACEBACK=1 shows where.)", 1)
+
+
+def complain(problem: object, code: int = 0) -> int:
+    """One line on standard error."""
+    line = " ".join(str(problem).split())
+    print("playground:", "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line), file=sys.stderr)
+    return code
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, where argparse would print the usage first."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.exit(complain(f"{message[:200]} (see {self.prog} --help)", 2))
+
+
+def parser() -> Parser:
+    """All commands with their options."""
+    top = Parser(prog="playground", description="Watch how language models decode.")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, function: Any, help: str) -> Parser:
+        made: Parser = commands.add_parser(name, help=help, description=help)
+        made.set_defaults(command=function)
+        return made
+
+    listing = command("methods", list_methods, "List the decoding methods, or show one method's card and parameters.")
+    listing.add_argument("id", nargs="?", help="a method")
+    listing.add_argument("--json", action="store_true", help="as JSON")
+
+    listing = command("models", list_models, "List the models of the short list, or show one and its precisions.")
+    listing.add_argument("id", nargs="?", help="a model, or organisation/name on the hub")
+    listing.add_argument("--json", action="store_true", help="as JSON")
+
+    run = command("run", run_method, "Decode a prompt. The text goes to standard output, token by token.")
+    run.add_argument("--model", default="smollm2-135m", metavar="ID", help="default: %(default)s")
+    run.add_argument("--precision", default="", metavar="P", help="how the weights are held, e.g. float32, int8")
+    run.add_argument("--method", default="greedy", metavar="ID", help="default: %(default)s")
+    run.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="a setting of the method")
+    run.add_argument(
+        "--prompt", required=True, metavar="TEXT|@FILE", help="@- reads standard input; @@ means a plain @"
+    )
+    run.add_argument("--raw", action="store_true", help="continue the prompt as it stands, without a chat template")
+    run.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="default: %(default)s")
+    run.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
+    run.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end with the token that completes it")
+    run.add_argument("--time-limit", type=float, metavar="SECONDS", help="decode time at most")
+    run.add_argument("--events", metavar="FILE", help="write every event as a line of JSON; - is standard output")
+    run.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
+    run.add_argument("--no-store", action="store_true", help="do not keep the run")
+
+    replay = command("replay", replay_run, "Type a kept run out again, token by token.")
+    replay.add_argument("run", help="a run's id, or: last")
+    replay.add_argument("--speed", type=float, metavar="X", help="1 is the pace of the run itself; default: at once")
+
+    export = command("export", export_run, "Write a kept run to standard output or to a file.")
+    export.add_argument("run", help="a run's id, or: last")
+    export.add_argument(
+        "--format", choices=["jsonl", "json", "text", "csv"], default="jsonl", help="default: %(default)s"
+    )
+    export.add_argument("--output", default="-", metavar="FILE", help="default: standard output")
+    return top
+
+
+# Methods and models
+
+
+def list_methods(arguments: argparse.Namespace) -> int:
+    from engines.method import find, methods
+    from playground.cards import method_card, method_object
+
+    if arguments.id:
+        method = find(arguments.id)
+        if arguments.json:
+            print_json(method_object(method))
+        else:
+            print(method_card(method))
+    elif arguments.json:
+        print_json([method_object(method) for method in methods().values()])
+    else:
+        rows = [(m.id, m.family, "lossless" if m.lossless else "", m.title) for m in methods().values()]
+        print_table(("METHOD", "FAMILY", "", "TITLE"), rows)
+    return 0
+
+
+def list_models(arguments: argparse.Namespace) -> int:
+    from engines.models.catalogue import catalogue, find
+
+    cards = [find(arguments.id)] if arguments.id else list(catalogue().values())
+    from playground.cards import model_card, model_object
+
+    if arguments.json:
+        objects = [model_object(card) for card in cards]
+        print_json(objects[0] if arguments.id else objects)
+    elif arguments.id:
+        print(model_card(cards[0]))
+    else:
+        objects = [model_object(card) for card in cards]
+        rows = [(m["id"], f"{m['parameters'] / 1e6:.0f}M", m["licence"], m["state"]) for m in objects]
+        print_table(("MODEL", "SIZE", "LICENCE", "STATE"), rows)
+    return 0
+
+
+# Running
+
+
+def run_method(arguments: argparse.Namespace) -> int:
+    from engines.method import find
+
+    if arguments.json and arguments.events == "-":
+        raise Refused("--json and --events - would both write to standard output. Give --events a file.")
+    prompt = read_prompt(arguments.prompt)
+    params = read_params(arguments.param)
+    stop = [readable(text, "--stop") for text in arguments.stop]
+    find(arguments.method).validate(params)
+    with ExitStack() as stack:
+        lines = stack.enter_context(writing(arguments.events)) if arguments.events else None
+        import engines
+        from engines.events import to_json
+        from playground.store import Store
+        from playground.transcript import Typewriter, as_object, figures
+
+        with progress_line() as progress:
+            model = engines.load(arguments.model, precision=arguments.precision, progress=progress)
+        events: Iterator[Event] = engines.run(
+            model,
+            arguments.method,
+            prompt,
+            params=params,
+            seed=arguments.seed,
+            max_new_tokens=arguments.max_new_tokens,
+            raw=arguments.raw,
+            stop=stop,
+            time_limit=arguments.time_limit,
+        )
+        store = None if arguments.no_store else stack.enter_context(Store.open())
+        recording = stack.enter_context(store.recording(events, owner=OWNER)) if store else None
+        typewriter = None if arguments.json or arguments.events == "-" else Typewriter(standard_output())
+        seen: list[Event] = []
+        status, code = "finished", 0
+        try:
+            for event in recording or events:
+                seen.append(event)
+                if lines is not None:
+                    lines.write(to_json(event).decode() + "\n")
+                if typewriter is not None:
+                    typewriter.take(event)
+        except KeyboardInterrupt:
+            if not seen:
+                raise
+            status, code = "stopped", 130
+        finally:
+            if typewriter is not None and seen:
+                typewriter.stop()
+    kept = recording.run_id if recording is not None and recording.kept else None
+    if arguments.json:
+        print_json(as_object(seen, run=kept, status=status))
+    else:
+        print(figures(seen, run=kept, status=status), file=sys.stderr)
+    if recording is not None and recording.problem:
+        complain(recording.problem)
+    return code
+
+
+def read_prompt(argument: str) -> str:
+    """The prompt itself, or the text of the file that it names."""
+    if argument.startswith("@@"):
+        return readable(argument[1:], "--prompt")
+    if not argument.startswith("@"):
+        return readable(argument, "--prompt")
+    name = argument[1:]
+    called = "standard input" if name == "-" else f"The prompt file {shown(name)}"
+    try:
+        with open(0 if name == "-" else name, "rb", closefd=name != "-") as file:
+            content = file.read(LONGEST_PROMPT + 1)
+    except FileNotFoundError:
+        raise Refused(f"{called} does not exist.") from None
+    except IsADirectoryError:
+        raise Refused(f"{called} is a folder.") from None
+    except (OSError, ValueError) as error:
+        raise Refused(f"{called} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    if len(content) > LONGEST_PROMPT:
+        raise Refused(f"{called} is larger than {LONGEST_PROMPT // 2**20} MB.")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Refused(f"{called} is not UTF-8 text: the byte at position {error.start:,} does not fit.") from None
+
+
+def readable(text: str, option: str) -> str:
+    """`text`, unless it came from bytes that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Refused(f"What was given to {option} is not UTF-8 text.") from None
+    return text
+
+
+def read_params(given: Sequence[str]) -> Mapping[str, str]:
+    """`name=value` pairs; the method reads the values."""
+    params: dict[str, str] = {}
+    for pair in given:
+        name, equals, value = readable(pair, "--param").partition("=")
+        if not equals or not name.strip():
+            raise Refused(f"Write a parameter as name=value, not {shown(pair)}.")
+        params[name.strip().replace("-", "_")] = value.strip()
+    return params
+
+
+@contextmanager
+def progress_line() -> Iterator[Any]:
+    """A callback that keeps one line of standard error up to date, on a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+
+    def show(fraction: float, doing: str) -> None:
+        print(f"\r\x1b[K{doing} … {fraction:.0%}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+# Kept runs
+
+
+def replay_run(arguments: argparse.Namespace) -> int:
+    from playground.transcript import Typewriter, figures
+
+    if arguments.speed is not None and not 0 < arguments.speed < math.inf:
+        raise Refused(f"--speed must be a positive number, not {arguments.speed}.")
+    run, events = kept_run(arguments.run)
+    typewriter = Typewriter(standard_output())
+    began = time.monotonic()
+    try:
+        for event in events:
+            if arguments.speed:
+                time.sleep(max(0.0, began + event.time / arguments.speed - time.monotonic()))
+            typewriter.take(event)
+    finally:
+        typewriter.stop()
+    print(figures(events, run=run.id, status=run.status), file=sys.stderr)
+    return 0
+
+
+def export_run(arguments: argparse.Namespace) -> int:
+    from engines.events import to_json
+    from playground.transcript import as_csv, as_object
+
+    run, events = kept_run(arguments.run)
+    with writing(arguments.output) as file:
+        match arguments.format:
+            case "jsonl":
+                file.writelines(to_json(event).decode() + "\n" for event in events)
+            case "json":
+                json.dump(as_object(events, run=run.id, status=run.status), file, ensure_ascii=False, indent=2)
+                file.write("\n")
+            case "text":
+                file.write(as_object(events, run=run.id, status=run.status)["text"])
+            case "csv":
+                file.write(as_csv(events))
+    return 0
+
+
+def kept_run(id: str) -> tuple[StoredRun, list[Event]]:
+    """A run of the store and its events; `last` is the newest one."""
+    from playground.store import Store
+
+    with Store.open() as store:
+        if id == "last":
+            newest = store.runs(limit=1)
+            if not newest:
+                raise Refused(store.problem or "No run has been kept yet.")
+            run = newest[0]
+        else:
+            run = store.run(id)
+        events = store.events(run.id)
+    if not events:
+        raise Refused(f"Run {run.id} has no events.")
+    return run, events
+
+
+# Output
+
+
+def standard_output() -> Any:
+    """Standard output that writes any text, whatever the terminal's encoding."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+    return sys.stdout
+
+
+@contextmanager
+def writing(name: str) -> Iterator[IO[str]]:
+    """A text file to write, or standard output when the name is -."""
+    if name == "-":
+        yield standard_output()
+        return
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(name, "w", encoding="utf-8", newline=""))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise Refused(f"The file {shown(name)} cannot be written: {reason}.") from None
+        yield file
+
+
+def print_json(value: object) -> None:
+    json.dump(value, standard_output(), ensure_ascii=False, indent=2)
+    print()
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns as wide as their longest cell."""
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    for row in [head, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,309 @@
+"""Every run is kept: SQLite, written while the run happens.
+
+The store stands beside the stream, never in its way: `store.recording(events)` passes every event on unchanged
+and writes what has passed in batches, at most a quarter of a second behind the event that passed last. A run
+that ends is marked finished, stopped or failed at once; one whose process died is marked interrupted by the next
+process that opens the database, with the events it had. When the database cannot be written (read-only, full,
+damaged, locked, newer than this code), decoding goes on, `store.problem` says why in one sentence, and the next
+batch tries again.
+
+One connection writes, behind a lock. On a local disk (write-ahead log) a second connection reads, so that a slow
+query delays nobody's run. `DECODING_PLAYGROUND_DATA` names the folder; on a mounted bucket, where write-ahead logs
+do not work, `DECODING_PLAYGROUND_JOURNAL=delete` asks for a rollback journal, exclusive locking and one connection.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from platformdirs import user_data_path
+from sqlite_utils import Database
+
+from engines.errors import DecodingError, shown
+from engines.events import Event, Totals, committed, from_json
+from playground import schema
+from playground.recording import Recording, is_alive, spelled
+
+Status = Literal["running", "finished", "stopped", "failed", "interrupted"]
+
+FILE_NAME = "runs.sqlite"
+BUSY_MS = 20
+"""How long one write waits for another program's lock: decoding stands still meanwhile."""
+PATIENT_SECONDS = 2.0
+"""How long opening the database and the last write of a run keep trying."""
+
+
+class UnknownRun(DecodingError):
+    """No run has this id."""
+
+
+class UnreadableRun(DecodingError):
+    """The run is there but cannot be read."""
+
+
+class NewerDatabase(sqlite3.DatabaseError):
+    """The database has taken steps that this code does not know."""
+
+
+class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `runs`: all about a run but its events."""
+
+    id: str
+    created: str
+    """ISO 8601, UTC."""
+    status: Status
+    owner: str
+    model: str
+    weights: str
+    precision: str
+    method: str
+    family: str
+    lossless: bool
+    params: dict[str, bool | int | float | str | None]
+    prompt: str
+    raw: bool
+    seed: int
+    max_new_tokens: int
+    text: str | None
+    """The output; of an interrupted or stopped run, what there was of it. None while running."""
+    reason: str | None
+    totals: Totals | None
+    """The run in numbers; None unless finished."""
+    error: str | None
+    parent_run: str | None
+    parent_position: int | None
+    name: str | None
+    starred: bool
+
+
+_COLUMNS = ", ".join(StoredRun.__struct_fields__)
+_JSON_COLUMNS = ("params", "totals")
+
+
+def data_folder() -> Path:
+    """Where this program keeps what must last: `DECODING_PLAYGROUND_DATA`, or the user's data folder."""
+    chosen = os.environ.get("DECODING_PLAYGROUND_DATA")
+    return Path(chosen).expanduser() if chosen else user_data_path("decoding-playground", appauthor=False)
+
+
+class Store:
+    """The runs in one SQLite file. Safe to use from several threads, and by several processes at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.problem: str | None = None
+        """Why runs are not kept, fit to be shown to users; None when they are."""
+        self._writer: Database | None = None
+        self._reader: Database | None = None
+        self._writing = threading.RLock()
+        self._reading = threading.RLock()
+        self._ready = False
+
+    @classmethod
+    def open(cls, path: Path | str | None = None) -> Store:
+        """The store at `path` (default: in `data_folder()`), made if need be. Never raises: see `problem`."""
+        store = cls(Path(path) if path is not None else data_folder() / FILE_NAME)
+        try:
+            store._connect()
+            failure: Exception | None = store._write(lambda db: None, patient=True)
+        except (OSError, sqlite3.Error) as error:
+            store.problem, failure = _sentence(error), error
+        if failure is not None and not _may_pass(failure):
+            store._connect_read_only()
+        return store
+
+    def close(self) -> None:
+        """Closes the file. Recordings still under way go on without being kept."""
+        self._disconnect()
+        self.problem = self.problem or "Sessions are not kept: the database is closed."
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def recording(
+        self,
+        events: Iterator[Event],
+        *,
+        owner: str = "",
+        parent: tuple[str, int] | None = None,
+        name: str | None = None,
+    ) -> Recording:
+        """The same events, each kept as it passes. `parent` is the run and position that this run branches from.
+
+        Close it, or leave its `with` block, to stop the run: it is then marked stopped and `events` is closed.
+        """
+        return Recording(self, events, owner=owner, parent=parent, name=name)
+
+    def run(self, id: str) -> StoredRun:
+        """The run with this id, whoever owns it. Raises `UnknownRun`, or `UnreadableRun` when the file is damaged."""
+        rows = self._read(f"SELECT {_COLUMNS} FROM runs WHERE id = ?", [id])
+        if not rows:
+            raise UnknownRun(f"There is no run called {shown(id)} here.")
+        return _stored_run(rows[0])
+
+    def events(self, id: str) -> list[Event]:
+        """The events of a run, in order; of a run under way, those written so far. Raises as `run` does."""
+        rows = self._read("SELECT kind, body FROM events WHERE run = ? ORDER BY seq", [id])
+        if not rows:
+            self.run(id)
+        try:
+            return [from_json(row["body"]) for row in rows]
+        except msgspec.MsgspecError as error:
+            raise UnreadableRun(f"The events of run {shown(id)} cannot be read: {error}.") from None
+
+    def runs(self, owner: str | None = None, *, limit: int = 50, offset: int = 0) -> list[StoredRun]:
+        """The newest runs, of one owner or of all. Empty when the database cannot be read: see `problem`."""
+        where, values = ("WHERE owner = ?", [owner]) if owner is not None else ("", [])
+        try:
+            rows = self._read(
+                f"SELECT {_COLUMNS} FROM runs {where} ORDER BY created DESC LIMIT ? OFFSET ?", [*values, limit, offset]
+            )
+        except UnreadableRun:
+            return []
+        return [_stored_run(row) for row in rows]
+
+    def write(self, change: Callable[[Database], None], *, patient: bool = False) -> bool:
+        """Makes `change` in one transaction. On failure nothing is changed and `problem` says why.
+
+        `patient` keeps trying for two seconds when another program has locked the database.
+        """
+        return self._write(change, patient=patient) is None
+
+    def _write(self, change: Callable[[Database], None], *, patient: bool) -> Exception | None:
+        deadline = time.monotonic() + (PATIENT_SECONDS if patient else 0)
+        with self._writing:
+            while self._writer is not None:
+                try:
+                    self._prepare(self._writer)
+                    with self._writer.atomic():
+                        change(self._writer)
+                # Whatever it is, it must not end the run that is being kept.
+                except Exception as error:
+                    if _is_locked(error) and time.monotonic() < deadline:
+                        continue
+                    self.problem = _sentence(error)
+                    return error
+                self.problem = None
+                return None
+            return sqlite3.ProgrammingError(self.problem)
+
+    def _connect(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        uri = self.path.absolute().as_uri()
+        self._writer = _database(uri)
+        if os.environ.get("DECODING_PLAYGROUND_JOURNAL", "").lower() == "delete":
+            self._writer.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._reader, self._reading = self._writer, self._writing
+        else:
+            self._reader = _database(uri)
+            self._reader.execute("PRAGMA query_only = ON")
+
+    def _prepare(self, db: Database) -> None:
+        """What must happen before the first write; put off to the next one when the database is locked."""
+        if self._ready:
+            return
+        if schema.version(db) > schema.latest():
+            raise NewerDatabase
+        exclusive = self._reader is self._writer
+        db.execute(f"PRAGMA journal_mode = {'DELETE' if exclusive else 'WAL'}").fetchone()
+        # NORMAL: a power cut may cost the last batches, never the database; FULL would wait for the disk each time.
+        db.execute(f"PRAGMA synchronous = {'FULL' if exclusive else 'NORMAL'}")
+        schema.migrate(db)
+        with db.atomic():
+            _mark_interrupted(db)
+        self._ready = True
+
+    def _connect_read_only(self) -> None:
+        """Earlier runs can often still be read when nothing can be written."""
+        self._disconnect()
+        # `immutable` reads a write-ahead database in a folder where its side files cannot be made.
+        for flags in ("mode=ro", "mode=ro&immutable=1"):
+            try:
+                reader = _database(f"{self.path.absolute().as_uri()}?{flags}")
+                reader.execute("SELECT id FROM runs LIMIT 1").fetchone()
+            except sqlite3.Error:
+                continue
+            self._reader = reader
+            return
+
+    def _disconnect(self) -> None:
+        with self._writing, self._reading:
+            for db in {id(db): db for db in (self._reader, self._writer) if db is not None}.values():
+                db.close()
+            self._writer = self._reader = None
+
+    def _read(self, sql: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+        with self._reading:
+            if self._reader is None:
+                raise UnreadableRun(self.problem or "The database is closed.")
+            try:
+                return list(self._reader.query(sql, values))
+            except sqlite3.Error as error:
+                raise UnreadableRun(f"The database cannot be read: {_cause(error)}.") from None
+
+
+def _database(uri: str) -> Database:
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_MS / 1000, check_same_thread=False)
+    return Database(connection, recursive_triggers=False, execute_plugins=False)
+
+
+def _mark_interrupted(db: Database) -> None:
+    """Runs whose process died keep the events they had, and the text that these spell."""
+    for run in list(db.query("SELECT id, process, process_started FROM runs WHERE status = 'running'")):
+        if is_alive(run["process"], run["process_started"]):
+            continue
+        commits = db.execute("SELECT body FROM events WHERE run = ? AND kind = 'commit' ORDER BY seq", [run["id"]])
+        text = spelled(committed(from_json(body) for (body,) in commits.fetchall()))
+        db.table("runs").update(run["id"], {"status": "interrupted", "text": text})
+
+
+def _stored_run(row: dict[str, Any]) -> StoredRun:
+    decoded = {name: msgspec.json.decode(row[name]) if row[name] else None for name in _JSON_COLUMNS}
+    return msgspec.convert({**row, **decoded}, StoredRun, strict=False)
+
+
+_CAUSES = {
+    "SQLITE_READONLY": "the database is read-only",
+    "SQLITE_FULL": "the disk is full",
+    "SQLITE_CORRUPT": "the database is damaged",
+    "SQLITE_NOTADB": "the database is damaged",
+    "SQLITE_BUSY": "another program has locked the database",
+    "SQLITE_LOCKED": "another program has locked the database",
+    "SQLITE_CANTOPEN": "the database cannot be opened",
+}
+
+
+def _code(error: Exception) -> str:
+    """SQLite's name for what went wrong, without the detail: SQLITE_BUSY for SQLITE_BUSY_SNAPSHOT."""
+    return "_".join(getattr(error, "sqlite_errorname", "").split("_")[:2])
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, NewerDatabase):
+        return "the database was written by a newer version of this program"
+    if isinstance(error, OSError):
+        return f"its folder cannot be used ({error.strerror})"
+    return _CAUSES.get(_code(error)) or f"the database does not work ({error})"
+
+
+def _sentence(error: Exception) -> str:
+    return f"Sessions are not kept: {_cause(error)}."
+
+
+def _is_locked(error: Exception) -> bool:
+    return _code(error) in ("SQLITE_BUSY", "SQLITE_LOCKED")
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether trying again later may help."""
+    return _is_locked(error) or _code(error) == "SQLITE_FULL"

@@ -1,0 +1,1 @@
+"""The pages. `shell.build()` puts them together; one page is one file; `live.py` holds the live-drawing components."""

@@ -1,0 +1,124 @@
+"""What all pages share: the store, the runs, the model, whose turn it is, and who is looking at what."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import engines
+from engines.errors import DecodingError
+from engines.method import Method
+from playground.store import Store
+from playground.turnstile import Turnstile, turnstile_for
+from playground.ui.drawing import STREAM
+from playground.ui.rail import Prompt, load_prompts
+from playground.ui.resident import Resident
+from playground.ui.shelf import Shelf, steps
+from visuals.picture import Picture, pictures
+
+MOST_PAGES = 1000
+"""Open pages whose visible pictures are remembered."""
+
+
+class House:
+    """One per server."""
+
+    def __init__(self, store: Store | None = None) -> None:
+        self.store = store or Store.open()
+        self.shelf = Shelf(self.store)
+        self.resident = Resident()
+        self._seen: OrderedDict[str, frozenset[str]] = OrderedDict()
+        self._stops: dict[str, threading.Event] = {}
+
+    @cached_property
+    def methods(self) -> dict[str, Method]:
+        """Every decoding method by id."""
+        return engines.methods()
+
+    @cached_property
+    def pictures(self) -> dict[str, Picture]:
+        """Every picture by id."""
+        return pictures()
+
+    @cached_property
+    def panels(self) -> list[str]:
+        """Ids of the pictures that have a panel of their own: all but the text."""
+        return [id for id in self.pictures if id != STREAM]
+
+    @cached_property
+    def prompts(self) -> Mapping[str, Prompt]:
+        """The example prompts by id."""
+        return load_prompts()
+
+    @property
+    def turnstile(self) -> Turnstile:
+        """Whose turn it is on the device of the model in use."""
+        return turnstile_for(str(self.resident.model.device) if self.resident.model else "cpu")
+
+    # What the browser asks for beside Gradio's events. Each takes one dict.
+
+    def status(self, _: dict[str, Any]) -> dict[str, Any]:
+        """What is loaded and who is running, for the top of the page."""
+        model, cores, running = self.resident.model, os.cpu_count() or 1, self.turnstile.running
+        people = f"{running} {'run' if running == 1 else 'runs'} in progress" if running else "nobody running"
+        return {
+            "model": self.resident.chip(),
+            "fraction": self.resident.fraction,
+            "problem": self.resident.problem,
+            "people": f"{cores} {'core' if cores == 1 else 'cores'}, {people}",
+            "loaded": f"{model.name} {model.precision}" if model else "",
+        }
+
+    def see(self, what: dict[str, Any]) -> None:
+        """Remembers which pictures a page shows at the moment."""
+        page = str(what.get("page", ""))[:64]
+        self._seen[page] = frozenset(id for id in what.get("pictures", []) if id in self.pictures)
+        self._seen.move_to_end(page)
+        while len(self._seen) > MOST_PAGES:
+            self._seen.popitem(last=False)
+
+    def seen(self, page: str) -> frozenset[str]:
+        """The pictures that a page shows; all of them when it has not said so yet."""
+        return self._seen.get(page, frozenset(self.pictures))
+
+    def table(self, what: dict[str, Any]) -> list[list[Any]]:
+        """The numbers behind a picture: a header row, then the rows."""
+        picture, events = self._asked(what)
+        rows = picture.table(events)
+        return [list(rows[0]), *(list(row.values()) for row in rows)] if rows else [["no data"]]
+
+    def narrate(self, what: dict[str, Any]) -> str:
+        """A picture in words."""
+        try:
+            picture, events = self._asked(what)
+        except DecodingError as error:
+            return str(error)
+        return picture.narrate(events)
+
+    def _asked(self, what: dict[str, Any]) -> tuple[Picture, Any]:
+        events = self.shelf.events(str(what.get("run", "")))
+        step = what.get("step")
+        ends = steps(events)
+        if isinstance(step, int) and 0 <= step < len(ends):
+            events = events[: ends[step]]
+        return self.pictures[str(what.get("picture"))], events
+
+    # Stop: a flag that the run looks at between two steps.
+
+    def stopper(self, page: str) -> threading.Event:
+        """The flag that ends the run of a page; a new one for a new run."""
+        self._stops[page] = flag = threading.Event()
+        return flag
+
+    def stop(self, page: str) -> None:
+        """Ends the run of a page after its current step."""
+        if flag := self._stops.get(page):
+            flag.set()
+
+    def forget(self, page: str) -> None:
+        """The run of a page is over."""
+        self._stops.pop(page, None)

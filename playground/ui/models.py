@@ -1,0 +1,77 @@
+"""The Models page: choose what decodes. A model that cannot be had says why, and the running one stays usable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import gradio as gr
+
+from engines.errors import DecodingError
+from engines.models.catalogue import catalogue
+from playground.ui import rail
+from playground.ui.house import House
+from playground.ui.live import encode
+from playground.ui.play import PRIVATE
+from playground.ui.rail import message
+
+DEFAULT_PRECISION = "float32"
+
+
+def build(house: House) -> tuple[gr.Dropdown, gr.HTML]:
+    """Lays out the page; returns the precision choice and the line about costs, which need the libraries."""
+    with gr.Column(elem_classes=["page", "page-models"]), gr.Column(elem_classes=["card", "models"]):
+        gr.HTML("<h2>Model</h2><p class='explains'>Choose a model, or name any causal language model of the hub as "
+                "organisation/name. Only safetensors are read and no code is run.</p>", padding=False)  # fmt: skip
+        picker = rail.Picker(_picker(), elem_id="model")
+        precision = gr.Dropdown([DEFAULT_PRECISION], value=DEFAULT_PRECISION, label="Precision", elem_id="precision")
+        costs = rail.Message()
+        load = gr.Button("Load", variant="primary", elem_id="load")
+        told = rail.Message()
+
+    def start(name: str, precision: str) -> Iterator[str]:
+        house.resident.load(rail.selected(name), precision or DEFAULT_PRECISION)
+        for fraction, doing in house.resident.wait():
+            yield message(doing, fraction=fraction)
+        model = house.resident.model
+        if house.resident.problem:
+            still = f" {model.title} stays loaded." if model else ""
+            yield message(house.resident.problem + still, tone="problem")
+        elif model:
+            yield message(f"{model.title} in {model.precision} is ready.")
+
+    load.click(start, [picker, precision], told, concurrency_limit=4, **PRIVATE)
+    return precision, costs
+
+
+def precisions(house: House) -> tuple[dict, str]:
+    """What the machine offers, and what it was measured to cost, once the libraries are there."""
+    from engines.models import quantisation
+
+    known = quantisation.precisions()
+    choices = [(one.title, one.id) for one in known if one.available]
+    lines = [f"{one.title}: {one.note}" if one.available else f"{one.title}: not here. {one.reason}" for one in known]
+    model = house.resident.model
+    if model:
+        measured = quantisation.measured_costs(model.weights)
+        reference = measured.get(DEFAULT_PRECISION)
+        lines += [cost.beside(reference) for id, cost in measured.items() if reference and id != DEFAULT_PRECISION]
+    return gr.update(choices=choices), message("\n".join(lines))
+
+
+def _picker() -> str:
+    try:
+        cards = catalogue()
+    except DecodingError:
+        cards = {}
+    options = [
+        {"id": card.id, "title": card.title, "note": " · ".join(part for part in (_size(card.parameters), card.licence, card.note) if part)}
+        for card in cards.values()
+    ]  # fmt: skip
+    return encode(
+        {"kind": "model", "label": "Model", "free": True, "selected": next(iter(cards), ""),
+         "groups": [{"title": "Known to work well", "options": options}]}
+    )  # fmt: skip
+
+
+def _size(parameters: int) -> str:
+    return f"{parameters / 1e6:,.0f} M" if parameters else ""

@@ -1,0 +1,258 @@
+"""The Play page: choose a method and a prompt, run, and watch every decision; step back and forth; branch.
+
+A run happens in the request's own generator: it takes one step at a time through the turnstile, is recorded while
+it passes, and is drawn when an update is due. Stop sets a flag that is looked at between two steps; a closed page
+closes the generator. Either way the work ends, and what there is of the run is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+import engines
+from engines.errors import BadParameter, DecodingError
+from engines.events import Event, Started, committed
+from playground.ui import rail
+from playground.ui.drawing import Canvas
+from playground.ui.house import House
+from playground.ui.live import LivePlot, Numbers, Scrubber, TokenStream
+from playground.ui.rail import message, selected
+
+FIRST_METHOD = "token-recycling"
+FIRST_RUN = "recorded-token-recycling"
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+DRAWING: dict[str, Any] = PRIVATE | {"postprocess": False}
+"""For events whose outputs are live components: their values are ready as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What Run was pressed with, or an alternative clicked with."""
+
+    method: str
+    prompt: str
+    settings: dict[str, Any]
+    owner: str
+    page: str
+    prefix: tuple[int, ...] = ()
+    parent: tuple[str, int] | None = None
+
+
+@dataclass
+class Play:
+    """The components that other pages speak to."""
+
+    method: rail.Picker
+    outputs: list[Any]
+    owner: gr.BrowserState
+
+
+def build(house: House, page: gr.Textbox) -> Play:
+    """Lays out the page. `page` carries the id by which a browser page is known."""
+    methods = house.methods
+    first = methods.get(FIRST_METHOD) or next(iter(methods.values()))
+    view = Canvas(house.pictures, methods, FIRST_RUN).at(_first_events(house), keep=False, status="recorded")
+    owner = gr.BrowserState("", storage_key="decoding-playground-owner", secret="decoding-playground")
+    with gr.Row(elem_classes=["page", "page-play"], equal_height=False):
+        with gr.Column(elem_classes=["rail"], min_width=0):
+            with gr.Column(elem_classes=["rail-scroll"], min_width=0):
+                with gr.Column(elem_classes=["card"], min_width=0):
+                    method = rail.Picker(rail.method_picker(methods, first.id), elem_id="method")
+                    card = rail.Card(rail.method_card(first))
+                with gr.Column(elem_classes=["card", "prompt-card"], min_width=0):
+                    prompt = gr.Textbox(
+                        _first_prompt(house), label="Prompt", lines=3, max_lines=8, elem_id="prompt"
+                    )
+                    with gr.Row(elem_classes=["prompt-tools"]):
+                        chips = rail.Chips(rail.prompt_chips(first, house.prompts))
+                        examples = rail.Picker(rail.prompt_picker(house.prompts), elem_id="examples")
+                with gr.Column(elem_classes=["card"], min_width=0):
+                    controls = rail.Controls(rail.controls(first))
+            with gr.Column(elem_classes=["actions"], min_width=0):
+                told = rail.Message()
+                with gr.Row():
+                    run = gr.Button("Run", variant="primary", elem_id="run", min_width=0)
+                    stop = gr.Button("Stop", elem_id="stop", min_width=0)
+        with gr.Column(elem_classes=["stage"], min_width=0):
+            numbers = Numbers(view.numbers)
+            stream = TokenStream(view.stream)
+            scrubber = Scrubber(view.scrubber)
+            with gr.Row(elem_classes=["pictures"]):
+                plots = [
+                    LivePlot(id, view.plots[id], table=house.table, narrate=house.narrate, see=house.see)
+                    for id in house.panels
+                ]
+    outputs = [told, numbers, stream, scrubber, *plots]
+
+    def start(method: str, prompt: str, controls: str, owner: str, page: str) -> Iterator[list[Any]]:
+        settings = json.loads(controls)["values"]
+        yield from decode(house, Request(selected(method), prompt, settings, owner, page))
+
+    def branch(
+        method: str, controls: str, owner: str, page: str, event: gr.EventData
+    ) -> Iterator[list[Any]]:
+        told = event._data
+        try:
+            request = branched(house, told, selected(method), json.loads(controls)["values"], owner, page)
+        except DecodingError as error:
+            yield say(house, str(error), tone="problem")
+            return
+        yield from decode(house, request)
+
+    def step(event: gr.EventData) -> list[Any]:
+        return show(house, str(event._data["run"]), int(event._data["step"]))
+
+    gr.on(
+        [run.click, prompt.submit],
+        start,
+        [method, prompt, controls, owner, page],
+        outputs,
+        concurrency_limit=16,
+        concurrency_id="decode",
+        **DRAWING,
+    )
+    stream.branch(
+        branch, [method, controls, owner, page], outputs, concurrency_limit=16, concurrency_id="decode", **DRAWING
+    )
+    stop.click(house.stop, page, None, queue=False, **PRIVATE)
+    scrubber.step(step, None, outputs, trigger_mode="always_last", concurrency_limit=4, **DRAWING)
+
+    def pick_method(method: str, controls: str) -> list[str]:
+        chosen = methods[selected(method)]
+        kept = json.loads(controls)["values"]
+        return [
+            rail.method_card(chosen),
+            rail.prompt_chips(chosen, house.prompts),
+            rail.controls(chosen, {one["name"]: kept[one["name"]] for one in rail.RUN_SETTINGS if one["name"] in kept}),
+        ]
+
+    method.pick(pick_method, [method, controls], [card, chips, controls], queue=False, **PRIVATE)
+
+    def pick_prompt(event: gr.EventData) -> str:
+        return house.prompts[event._data["id"]].prompt
+
+    chips.pick(pick_prompt, None, prompt, queue=False, **PRIVATE)
+    examples.pick(pick_prompt, None, prompt, queue=False, **PRIVATE)
+    return Play(method, outputs, owner)
+
+
+def decode(house: House, request: Request) -> Iterator[list[Any]]:
+    """One run from request to last event, as updates of the page's outputs."""
+    for fraction, doing in house.resident.wait():
+        yield say(house, f"Waiting for the model: {doing}", fraction=fraction)
+    model = house.resident.model
+    if model is None:
+        yield say(house, house.resident.problem or "No model is loaded. Choose one on the Models page.", tone="problem")
+        return
+    flag = house.stopper(request.page)
+    try:
+        yield say(house, "")
+        made = engines.run(model, request.method, request.prompt, prefix=request.prefix, **arguments(request))
+        recording = house.store.recording(
+            house.turnstile.take_turns(made), owner=request.owner, parent=request.parent
+        )
+        with closing(recording):
+            events: list[Event] = []
+            canvas: Canvas | None = None
+            for event in recording:
+                events.append(event)
+                if canvas is None:
+                    run = house.shelf.put(events, recording.run_id or "")
+                    canvas = Canvas(house.pictures, house.methods, run)
+                if canvas.due:
+                    yield [gr.skip(), *canvas.live(events, house.seen(request.page)).outputs(house.panels)]
+                if flag.is_set():
+                    break
+        assert canvas is not None
+        kept = house.store.problem is None
+        yield [message(), *canvas.at(events, keep=kept).outputs(house.panels)]
+    except DecodingError as error:
+        yield say(house, str(error), tone="problem")
+    finally:
+        house.forget(request.page)
+
+
+def arguments(request: Request) -> dict[str, Any]:
+    """The settings as `engines.run` takes them. Raises `BadParameter` when one is not a number."""
+    values = dict(request.settings)
+    stop = tuple(text for text in str(values.pop("stop", "")).replace("\\n", "\n").split("|") if text)
+    limit = values.pop("time_limit", None)
+    own = {"seed", "max_new_tokens", "raw"}
+    return {
+        "params": {name: None if value == "" else value for name, value in values.items() if name not in own},
+        "seed": _whole("seed", values.get("seed", 0)),
+        "max_new_tokens": _whole("max_new_tokens", values.get("max_new_tokens", 96)),
+        "raw": bool(values.get("raw")),
+        "stop": stop,
+        "time_limit": None if limit in (None, "") else _number("time_limit", limit),
+    }
+
+
+def branched(
+    house: House, told: dict[str, Any], method: str, settings: dict[str, Any], owner: str, page: str
+) -> Request:
+    """The request that continues another run from one of its tokens' alternatives."""
+    run, position, token = str(told["run"]), int(told["position"]), int(told["token"])
+    events = house.shelf.events(run)
+    header = next(event for event in events if isinstance(event, Started))
+    prefix = tuple(placed.token.id for placed in committed(events)[:position])
+    settings = settings | {"raw": header.raw_prompt}
+    return Request(method, header.prompt, settings, owner, page, (*prefix, token), (run, position))
+
+
+def show(house: House, run: str, step: int | None = None) -> list[Any]:
+    """A run that is on the shelf or in the store, after `step` steps."""
+    try:
+        events = house.shelf.events(run)
+    except DecodingError as error:
+        return say(house, str(error), tone="problem")
+    recorded = run.startswith("recorded-")
+    view = Canvas(house.pictures, house.methods, run).at(events, step, keep=not recorded, status="recorded" * recorded)
+    return [message(), *view.outputs(house.panels)]
+
+
+def say(house: House, text: str, *, tone: str = "calm", fraction: float | None = None) -> list[Any]:
+    """An update that changes nothing but the message."""
+    return [message(text, tone=tone, fraction=fraction), *[gr.skip()] * (3 + len(house.panels))]
+
+
+def opened(house: House, owner: str, request: gr.Request) -> list[Any]:
+    """What a page shows when it opens: the run that its address names, if any; and a new owner gets an id."""
+    run = dict(request.query_params).get("run", "")
+    update = show(house, run) if run else say(house, "")
+    return [owner or secrets.token_urlsafe(24), *update]
+
+
+def _first_events(house: House) -> Sequence[Event]:
+    try:
+        return house.shelf.events(FIRST_RUN)
+    except (DecodingError, OSError):
+        return []
+
+
+def _first_prompt(house: House) -> str:
+    events = _first_events(house)
+    return events[0].prompt if events and isinstance(events[0], Started) else next(iter(house.prompts.values())).prompt
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return int(str(value).strip())
+    except ValueError:
+        label = name.replace("_", " ").capitalize()
+        raise BadParameter(f"{label} must be a whole number, not {str(value)[:40]!r}.") from None
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        label = name.replace("_", " ").capitalize()
+        raise BadParameter(f"{label} must be a number of seconds, not {str(value)[:40]!r}.") from None

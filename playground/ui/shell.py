@@ -1,0 +1,78 @@
+"""The app: header, pages, footer, theme. `build()` makes the Blocks, `LAUNCH` is what `launch` must be told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from playground.ui import models, play, rail, sessions
+from playground.ui.house import House
+from playground.ui.live import ASSETS, Live, Server, encode, serve_assets
+from playground.ui.play import PRIVATE
+from playground.ui.theme import stylesheet, theme
+
+PAGES = (("play", "Play"), ("sessions", "Sessions"), ("models", "Models"))
+
+
+class Header(Live):
+    """Name, pages, model, people. Triggers `turn` when another page is shown and `loaded` when a model was."""
+
+    def __init__(self, status: Server, value: str = "", **props: Any) -> None:
+        props |= {"pages": encode(PAGES)}
+        super().__init__("header", value, events=("turn", "loaded"), server=(status,), **props)
+
+
+class PageId(Live):
+    """Carries the id that the browser page gave itself."""
+
+    def __init__(self, value: str = "", **props: Any) -> None:
+        super().__init__("page-id", value, **props)
+
+
+def build(house: House) -> gr.Blocks:
+    """The whole app, not launched."""
+    with gr.Blocks(title="Decoding Playground", analytics_enabled=False, fill_width=True) as app:
+        header = Header(house.status)
+        page = PageId()
+        playing = play.build(house, page)
+        listed = sessions.build(house, playing)
+        precision, costs = models.build(house)
+        gr.HTML(footer(house), padding=False, elem_classes=["foot"])
+
+        def open_page(owner: str, event: gr.EventData) -> str:
+            return sessions.listing(house, owner) if event._data["page"] == "sessions" else gr.skip()
+
+        def model_changed(method: str) -> tuple[Any, ...]:
+            has = house.resident.model.has if house.resident.model else None
+            return rail.method_picker(house.methods, rail.selected(method), has), *models.precisions(house)
+
+        def opened(owner: str, request: gr.Request) -> list[Any]:
+            return play.opened(house, owner, request)
+
+        header.turn(open_page, playing.owner, listed, queue=False, **PRIVATE)
+        header.loaded(model_changed, playing.method, [playing.method, precision, costs], queue=False, **PRIVATE)
+        app.load(opened, playing.owner, [playing.owner, *playing.outputs], queue=False, **PRIVATE)
+    return app
+
+
+def footer(house: House) -> str:
+    """One calm line: what this is, and whether runs are kept."""
+    kept = house.store.problem or "Every run is kept on this machine and seen by you alone; nothing is sent anywhere."
+    return f"<footer class='shell-foot'><span>Decoding Playground</span><span>{_escaped(kept)}</span></footer>"
+
+
+def launch_options() -> dict[str, Any]:
+    """Theme, styles and scripts for `app.launch(…)`."""
+    return {
+        "theme": theme(),
+        # In the head, because `css=` would be scoped to Gradio's container, which the page's states are outside of.
+        "head": f"{serve_assets()}<style>{stylesheet()}</style>",
+        "footer_links": [],
+        "favicon_path": str(ASSETS / "favicon.svg"),
+        "show_error": False,
+    }
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")
