@@ -165,7 +165,9 @@ def method(
 
     def register(generate: Callable[[Run, Any], Iterator[Event]]) -> Callable[[Run, Any], Iterator[Event]]:
         if id in _registry and _registry[id].generate.__module__ != generate.__module__:
-            raise ValueError(f"two methods are called {id!r}: {_registry[id].generate.__module__}, {generate.__module__}")
+            raise ValueError(
+                f"two methods are called {id!r}: {_registry[id].generate.__module__}, {generate.__module__}"
+            )
         _registry[id] = Method(
             id, title, family, idea, look_at, lossless, needs, paper, params, generate, shines, loses, pictures
         )
@@ -203,7 +205,8 @@ def find(id: str) -> Method:
 
 
 def _setting(field: msgspec.inspect.Field) -> Setting:
-    kind, meta = field.type, None
+    kind: Any = field.type
+    meta: msgspec.inspect.Metadata | None = None
     if isinstance(kind, msgspec.inspect.Metadata):
         kind, meta = kind.type, kind
     optional = isinstance(kind, msgspec.inspect.UnionType)
@@ -226,7 +229,7 @@ def _setting(field: msgspec.inspect.Field) -> Setting:
         default=field.default,
         low=getattr(kind, "ge", None),
         high=getattr(kind, "le", None),
-        choices=tuple(kind.values) if isinstance(kind, msgspec.inspect.LiteralType) else (),
+        choices=tuple(str(value) for value in kind.values) if isinstance(kind, msgspec.inspect.LiteralType) else (),
         optional=optional,
     )
 

@@ -261,7 +261,7 @@ def run(
         precision=model.precision,
         method=spec.id,
         family=spec.family,
-        lossless=spec.lossless,
+        lossless=spec.lossless and (model.steady or Need.ROLLBACK not in spec.needs),
         params=msgspec.to_builtins(settings),
         prompt=prompt,
         prompt_tokens=tuple(model.token(id) for id in prompt_ids[-4096:]),
@@ -284,6 +284,11 @@ def _decode(job: Run, spec: Method, settings: Any, started: Started, prefix: lis
         job._step = 1
     if Need.HIDDEN_STATES in spec.needs:
         job.prompt_hidden = []
+    if spec.lossless and not started.lossless:
+        yield Note(
+            text=f"With {job.model.precision} weights a token's logits depend on what else is in the pass, "
+            "so this method is not exactly lossless here."
+        )
     yield from job.read_prompt()
     for event in spec.generate(job, settings):
         yield from job.settle()

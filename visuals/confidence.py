@@ -103,7 +103,7 @@ def draw(events: Sequence[Event]) -> Drawing | None:
         [
             _cells(wanted, rows),
             _words(wanted, output, rows[-WORDED_ROWS:]),
-            _dots(wanted, output, rows),
+            _marks(wanted, output, rows),
             _strip(wanted, rows),
         ],
         height=ROWS * 20 + 40,
@@ -190,10 +190,11 @@ def _words(wanted: dict[int, Candidates], output: dict[int, Placed], rows: range
             color.append(role.ink)
         row = wanted.get(position)
         for rank, choice in enumerate(row.raw[:WIDE] if row else ()):
-            base.append(_EDGES[rank] + 13)
-            size.append(CELL - 15)
+            base.append(_EDGES[rank] + 2)
+            size.append(CELL - 4)
             y.append(position)
-            text.append(f"{visible(choice.token, 7, pad=True)} {short(choice.p)}")
+            dot = "●" if placed is not None and placed.token.id == choice.token.id else " "
+            text.append(f"{dot}{visible(choice.token, 7, pad=True)} {short(choice.p)}")
             color.append(sure_ink(choice.p))
     return {
         "type": "bar",
@@ -213,25 +214,25 @@ def _words(wanted: dict[int, Candidates], output: dict[int, Placed], rows: range
     }
 
 
-def _dots(wanted: dict[int, Candidates], output: dict[int, Placed], rows: range) -> dict[str, Any]:
+def _marks(wanted: dict[int, Candidates], output: dict[int, Placed], rows: range) -> dict[str, Any]:
+    """Points where another than the first choice was taken and no words say so: they must stand out in a long run."""
+    worded = rows[-WORDED_ROWS:]
     x: list[float] = []
     y: list[int] = []
-    color: list[str] = []
     for position in rows:
         placed, row = output.get(position), wanted.get(position)
         if placed is None or row is None:
             continue
         for rank, choice in enumerate(row.raw[: WIDE + NARROW]):
-            if choice.token.id == placed.token.id:
-                x.append(_EDGES[rank] + 7)
+            if choice.token.id == placed.token.id and rank > 0 and (position not in worded or rank >= WIDE):
+                x.append((_EDGES[rank] + min(_EDGES[rank + 1], _EDGES[rank] + SLIVER)) / 2)
                 y.append(position)
-                color.append(sure_ink(choice.p))
     return {
         "type": "scatter",
         "mode": "markers",
         "x": x,
         "y": y,
-        "marker": {"size": 6, "color": color, "symbol": "circle"},
+        "marker": {"size": 5, "color": LIGHT["ink"], "symbol": "circle"},
         "hoverinfo": "skip",
     }
 

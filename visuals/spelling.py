@@ -16,7 +16,8 @@ LONGEST = 24
 
 _SHOWN = {" ": "␣", "\n": "⏎", "\r": "␍", "\t": "⇥"}
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
-_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;", "$": "&#36;"})
+# Plotly knows few named entities; numbers it knows all.
+_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&#34;", "'": "&#39;", "$": "&#36;"})
 _ISOLATE, _END_ISOLATE = "\u2068", "\u2069"
 
 

@@ -213,7 +213,9 @@ def commit_hypothesis(run: Run, winner: Hypothesis) -> Iterator[Event]:
     pictures=("beam-tree", "confidence", "token-stream", "budget"),
 )
 def beam_search(run: Run, params: Params) -> Iterator[Event]:
-    search = Search(run, params.num_beams, params.length_penalty, params.early_stopping, itertools.count())
+    # One beam that has finished is greedy decoding, and transformers too then looks no further.
+    early_stopping = params.early_stopping if params.num_beams > 1 else "true"
+    search = Search(run, params.num_beams, params.length_penalty, early_stopping, itertools.count())
     logits = run.next_logits()[None]
     for position in itertools.count(run.position):
         rows, considered = search.step(logits)

@@ -51,6 +51,7 @@ class CausalModel:
         name: the id it is known by; `title` for people.
         precision: how the weights are held, e.g. `float32`, `nf4`.
         weights: a hash of the weights.
+        steady: a token's logits do not depend on what shares its pass (false for some quantised weights).
         lean: take the fast path where the architecture allows.
     """
 
@@ -63,9 +64,11 @@ class CausalModel:
         title: str = "",
         precision: str = "float32",
         weights: str = "",
+        steady: bool = True,
         lean: bool = True,
     ) -> None:
         self.name, self.title, self.precision, self.weights = name, title or name, precision, weights
+        self.steady = steady
         self.network, self.tokenizer = network.eval(), tokenizer
         self._forward: Network = LeanLlama(network) if lean and LeanLlama.suits(network) else StockNetwork(network)
         self.device = network.get_input_embeddings().weight.device
@@ -87,7 +90,11 @@ class CausalModel:
     def eos_ids(self) -> frozenset[int]:
         """Token ids that end a text."""
         config = self.network.generation_config
-        ids = config.eos_token_id if config is not None and config.eos_token_id is not None else self.tokenizer.eos_token_id
+        ids = (
+            config.eos_token_id
+            if config is not None and config.eos_token_id is not None
+            else self.tokenizer.eos_token_id
+        )
         return frozenset([ids] if isinstance(ids, int) else ids or [])
 
     @property
@@ -129,7 +136,7 @@ class CausalModel:
         if not hasattr(self, "_cost_curve"):
             state = self.start()
             state.extend([0] * min(cached, self.context_length - max(QUERY_SIZES)), last=True)
-            seconds = {size: [] for size in QUERY_SIZES}
+            seconds: dict[int, list[float]] = {size: [] for size in QUERY_SIZES}
             for _ in range(repeats + 1):  # the first round warms up
                 for size in QUERY_SIZES:
                     start = time.perf_counter()

@@ -30,7 +30,9 @@ class LeanCache:
         """Makes room for `new` more positions."""
         capacity = self._store.shape[4]
         if self.length + new > capacity:
-            grown = self._store.new_empty(*self._store.shape[:4], max(2 * capacity, self.length + new), self._store.shape[5])
+            grown = self._store.new_empty(
+                *self._store.shape[:4], max(2 * capacity, self.length + new), self._store.shape[5]
+            )
             grown[..., : self.length, :] = self._store[..., : self.length, :]
             self._store = grown
 
@@ -157,7 +159,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    batch, heads, query, dim = queries.shape
+    batch, heads, _query, dim = queries.shape
     if mask is None:
         # The heads of one group share keys: as queries of one head they need no copy of the cache.
         grouped = queries.view(batch, keys.shape[1], heads // keys.shape[1], dim)

@@ -78,7 +78,13 @@ def load_folder(
             network = _network(folder, precision)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         model = CausalModel(
-            network, tokenizer, name=name, title=title, precision=precision, weights=weights_hash(folder)
+            network,
+            tokenizer,
+            name=name,
+            title=title,
+            precision=precision,
+            weights=weights_hash(folder),
+            steady=quantisation.find(precision).steady,
         )
     except DecodingError:
         raise

@@ -54,7 +54,8 @@ class Spelling:
         if self._byte_level:
             alphabet = byte_alphabet()
             return b"".join(
-                bytes([alphabet[letter]]) if letter in alphabet else letter.encode("utf-8", "replace") for letter in piece
+                bytes([alphabet[letter]]) if letter in alphabet else letter.encode("utf-8", "replace")
+                for letter in piece
             )
         if match := _BYTE_PIECE.fullmatch(piece):
             return bytes.fromhex(match[1])

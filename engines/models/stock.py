@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,10 +58,11 @@ class StockNetwork:
         self._network = network
         parameters = inspect.signature(network.forward).parameters
         # transformers 5.24 renamed the argument.
-        self._cache_argument = next((name for name in ("cache", "past_key_values") if name in parameters), None)
-        self.has = Need.HIDDEN_STATES
-        if self._cache_argument is None:
+        accepted = [name for name in ("cache", "past_key_values") if name in parameters]
+        if not accepted:
             raise ValueError(f"{type(network).__name__} does not take a cache")
+        self._cache_argument = accepted[0]
+        self.has = Need.HIDDEN_STATES
         if all(type(layer) is DynamicLayer for layer in self._probe().layers):
             self.has |= Need.ROLLBACK | Need.BATCH
             if getattr(network.config, "_attn_implementation", "") == "sdpa" and "position_ids" in parameters:
@@ -81,12 +83,14 @@ class StockNetwork:
         self, ids: Tensor, cache: StockCache, positions: Tensor, tree: Tensor | None, last: bool
     ) -> tuple[Tensor, Tensor]:
         """As `LeanLlama.forward`."""
-        arguments: dict[str, object] = {str(self._cache_argument): cache.cache, "output_hidden_states": True}
+        arguments: dict[str, Any] = {self._cache_argument: cache.cache, "output_hidden_states": True}
         if last:
             arguments["logits_to_keep"] = 1
         if tree is not None:
             # Additive, because a boolean mask is silently wrong under eager attention.
-            blocked = torch.zeros(ids.shape[1], cache.length + ids.shape[1], dtype=self._network.dtype, device=ids.device)
+            blocked = torch.zeros(
+                ids.shape[1], cache.length + ids.shape[1], dtype=self._network.dtype, device=ids.device
+            )
             blocked[:, cache.length :].masked_fill_(~tree, torch.finfo(blocked.dtype).min)
             arguments["attention_mask"] = blocked[None, None].expand(ids.shape[0], 1, -1, -1)
             arguments["position_ids"] = positions[None].expand(ids.shape[0], -1)

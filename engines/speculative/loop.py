@@ -6,7 +6,7 @@ the cache holds all committed tokens but the last, the root.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -21,10 +21,11 @@ from engines.speculative.verify import Verification, verify
 class Drafter(Protocol):
     """Guesses what comes next."""
 
-    origin: Origin
-    """What a confirmed guess is called in the text: `drafted` or `copied`."""
+    @property
+    def origin(self) -> Origin:
+        """What a confirmed guess is called in the text: `drafted` or `copied`."""
 
-    def propose(self, run: Run) -> Iterator[Event] | Any:
+    def propose(self, run: Run) -> Generator[Event, None, TokenTree]:
         """A generator that may yield events (a match, a note) and returns a `TokenTree` rooted at `run.root`."""
 
     def observe(self, tree: TokenTree, logits: Tensor, verification: Verification) -> Iterable[Event]:
@@ -32,7 +33,7 @@ class Drafter(Protocol):
 
 
 def speculate(run: Run, drafter: Drafter, settings: Any) -> Iterator[Event]:
-    """Decodes with `drafter`; `settings` are a `Sampling` or some of its fields. Lossless for deterministic drafters."""
+    """Decodes with `drafter`, exactly. `settings` are a `Sampling` or some of its fields."""
     sampler = Sampler(settings, run.model.token)
     spell = run.model.token
     while not run.finished:

@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Meta
 from torch import Tensor
 
-from engines.events import Event, Match
+from engines.events import Event, Match, Origin
 from engines.method import Need, Paper, method
 from engines.runner import Run
 from engines.speculative.loop import speculate
@@ -37,7 +37,9 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     which: Annotated[Literal["latest", "first"], Meta(description="Which earlier occurrence to copy from")] = "latest"
     temperature: Annotated[float, Meta(ge=0, le=5, description="0 takes the most probable token")] = 0.0
     top_k: Annotated[int, Meta(ge=0, le=1000, description="Keep the k most probable tokens; 0 keeps all")] = 0
-    top_p: Annotated[float, Meta(ge=0.01, le=1, description="Keep the smallest set that holds this much probability")] = 1.0
+    top_p: Annotated[
+        float, Meta(ge=0.01, le=1, description="Keep the smallest set that holds this much probability")
+    ] = 1.0
 
 
 class NgramIndex:
@@ -60,15 +62,16 @@ class NgramIndex:
                     self._ends.setdefault(gram, end)
         self._text = text[: len(text) - 1]
         for n in range(min(self._longest, len(text) - 1), 0, -1):
-            if end := self._ends.get(tuple(text[-n:])):
-                return end, n
+            gram = tuple(text[-n:])
+            if gram in self._ends:
+                return self._ends[gram], n
         return None
 
 
 class Copier:
     """Guesses a chain by copying what followed the last occurrence of the text's ending."""
 
-    origin: Literal["copied"] = "copied"
+    origin: Origin = "copied"
 
     def __init__(self, params: Params) -> None:
         self._index = NgramIndex(params.max_ngram, params.which)

@@ -28,7 +28,7 @@ import msgspec
 from msgspec import Meta
 from torch import Tensor
 
-from engines.events import Event, Note
+from engines.events import Event, Note, Origin
 from engines.method import Need, Paper, method
 from engines.runner import Run
 from engines.speculative.budget import best_budget
@@ -38,15 +38,87 @@ from engines.speculative.verify import Verification
 
 # Ranks from the root: "02" is the third-best successor of the best successor. Template 2.2.2 of the paper's
 # repository, levels of 8, 21, 25, 15, 8 and 3 nodes.
-TEMPLATE: tuple[str, ...] = tuple(
-    """
-    0 1 2 3 4 5 6 7
-    00 01 02 03 04 05 06 07 10 11 12 13 20 21 22 30 31 40 50 60 70
-    000 001 002 003 004 005 006 007 010 011 012 020 021 030 040 050 060 070 100 101 110 200 300 400 500
-    0000 0001 0002 0003 0004 0010 0011 0020 0030 0040 0100 0200 1000 2000 3000
-    00000 00001 00002 00010 00020 00100 01000 10000
-    000000 000001 000100
-    """.split()
+TEMPLATE: tuple[str, ...] = (
+    "0",
+    "1",
+    "2",
+    "3",
+    "4",
+    "5",
+    "6",
+    "7",
+    "00",
+    "01",
+    "02",
+    "03",
+    "04",
+    "05",
+    "06",
+    "07",
+    "10",
+    "11",
+    "12",
+    "13",
+    "20",
+    "21",
+    "22",
+    "30",
+    "31",
+    "40",
+    "50",
+    "60",
+    "70",
+    "000",
+    "001",
+    "002",
+    "003",
+    "004",
+    "005",
+    "006",
+    "007",
+    "010",
+    "011",
+    "012",
+    "020",
+    "021",
+    "030",
+    "040",
+    "050",
+    "060",
+    "070",
+    "100",
+    "101",
+    "110",
+    "200",
+    "300",
+    "400",
+    "500",
+    "0000",
+    "0001",
+    "0002",
+    "0003",
+    "0004",
+    "0010",
+    "0011",
+    "0020",
+    "0030",
+    "0040",
+    "0100",
+    "0200",
+    "1000",
+    "2000",
+    "3000",
+    "00000",
+    "00001",
+    "00002",
+    "00010",
+    "00020",
+    "00100",
+    "01000",
+    "10000",
+    "000000",
+    "000001",
+    "000100",
 )
 
 RANK_CHANCES = (0.40, 0.12, 0.06, 0.04, 0.03, 0.025, 0.02, 0.015)
@@ -62,7 +134,9 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = "cold"
     temperature: Annotated[float, Meta(ge=0, le=5, description="0 takes the most probable token")] = 0.0
     top_k: Annotated[int, Meta(ge=0, le=1000, description="Keep the k most probable tokens; 0 keeps all")] = 0
-    top_p: Annotated[float, Meta(ge=0.01, le=1, description="Keep the smallest set that holds this much probability")] = 1.0
+    top_p: Annotated[
+        float, Meta(ge=0.01, le=1, description="Keep the smallest set that holds this much probability")
+    ] = 1.0
 
 
 def node_chance(path: str) -> float:
@@ -82,7 +156,7 @@ def likeliest_first(width: int) -> list[str]:
 class Recycler:
     """The table of successors, and the tree that is read from it."""
 
-    origin: Literal["drafted"] = "drafted"
+    origin: Origin = "drafted"
 
     def __init__(self, template: list[str], width: int, successors: dict[int, list[int]]) -> None:
         self.template = sorted(template, key=lambda path: (len(path), path))
@@ -124,7 +198,12 @@ _hot: dict[tuple[str, int], dict[int, list[int]]] = {}
     family="speculative",
     lossless=True,
     needs=Need.TREE_ATTENTION | Need.ROLLBACK,
-    paper=Paper("Turning Trash into Treasure: Accelerating Inference of LLMs with Token Recycling", "Luo et al.", 2024, "2408.08696"),
+    paper=Paper(
+        "Turning Trash into Treasure: Accelerating Inference of LLMs with Token Recycling",
+        "Luo et al.",
+        2024,
+        "2408.08696",
+    ),
     params=Params,
     idea="Remembers which tokens the model itself considered after each token, and guesses along those. "
     "Wrong guesses cost nothing but a little width.",

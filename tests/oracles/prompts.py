@@ -6,7 +6,8 @@ PROMPTS = (
     "Translate to French: The weather is nice today and we are going to the park.",
     "List the first ten prime numbers.",
     "Repeat this code exactly:\n```python\ndef add(a, b):\n    result = a + b\n    return result\n```",
-    "Rename the variable x to total and print the code again:\n```python\nx = 0\nfor n in values:\n    x = x + n\nprint(x)\n```",
+    "Rename the variable x to total and print the code again:\n"
+    "```python\nx = 0\nfor n in values:\n    x = x + n\nprint(x)\n```",
     "Summarise: The cat sat on the mat. The dog came in. The cat ran away. The dog slept on the mat.",
     "If Anna has 3 apples and buys 4 more, then gives 2 away, how many are left? Think step by step.",
     "Write a JSON object with the keys name, age and city.",

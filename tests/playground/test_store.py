@@ -647,6 +647,7 @@ def test_a_step_that_fails_changes_nothing(path: Path, recorded: str, monkeypatc
     with Store.open(path) as store:
         goes_on(store, "no such table")
     monkeypatch.undo()
+    assert not on_disk(path, "SELECT * FROM pragma_table_info('runs') WHERE name = 'mood'")
     assert on_disk(path, "PRAGMA user_version") == [(schema.latest(),)]
     with Store.open(path) as store:
         assert store.problem is None

@@ -116,7 +116,8 @@ def test_closing_gives_the_place_to_the_others_and_closes_the_run() -> None:
         finally:
             closed.append(True)
 
-    turns = turnstile.take_turns(run())
+    inner = run()  # held on to, so that it is closed and not just collected
+    turns = turnstile.take_turns(inner)
     next(turns)
     assert turnstile.running == 1
     turns.close()  # type: ignore[attr-defined]

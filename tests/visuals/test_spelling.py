@@ -20,6 +20,7 @@ from visuals.spelling import plain, quoted, safe, visible
         (Token(1, "a\nb\r\tc"), "a⏎b␍⇥c"),
         (Token(1, "<b>x</b>"), "&lt;b&gt;x&lt;/b&gt;"),
         (Token(1, "&lt;"), "&amp;lt;"),
+        (Token(1, '"it\'s"'), "&#34;it&#39;s&#34;"),
         (Token(1, "$x$"), "&#36;x&#36;"),
         (Token(1, "\x07\x1b"), "\\x07\\x1b"),
         (Token(1, "\u202eabc"), "\\u202eabc"),

@@ -109,10 +109,17 @@ def test_heatmap_holds_the_probabilities() -> None:
 
 
 def test_dot_marks_the_token_that_was_taken() -> None:
-    dots = trace(confidence.draw(sampling(3)), "scatter", mode="markers")
+    words = trace(confidence.draw(sampling(3)), "bar")
+    dotted = [(y, base) for y, base, text in zip(words["y"], words["base"], words["text"], strict=True) if "●" in text]
     second = confidence.LABEL + confidence.CELL
-    assert [second < x < second + confidence.CELL for x in dots["x"]] == [True] * 3
-    assert dots["y"] == [0, 1, 2]
+    assert [y for y, _ in dotted] == [0, 1, 2]
+    assert all(second < base < second + confidence.CELL for _, base in dotted)
+
+
+def test_unusual_choices_stand_out_in_a_long_run() -> None:
+    marks = trace(confidence.draw(sampling(100)), "scatter", mode="markers")
+    assert marks["y"] == list(range(100 - confidence.WORDED_ROWS))
+    assert trace(confidence.draw(greedy(100)), "scatter", mode="markers")["y"] == []
 
 
 def test_entropy_strip() -> None:

@@ -75,5 +75,6 @@ def test_no_guess_reaches_beyond_the_token_limit(tiny_llama: CausalModel, budget
 def test_a_model_on_the_general_path_decodes_the_same_way(tiny_gpt2: CausalModel) -> None:
     greedy = list(run(tiny_gpt2, "greedy", "abc", max_new_tokens=100))[-1]
     lookup = events_of(tiny_gpt2, "abc", max_new_tokens=100)[-1]
-    assert isinstance(greedy, Finished) and isinstance(lookup, Finished)
+    assert isinstance(greedy, Finished)
+    assert isinstance(lookup, Finished)
     assert lookup.token_ids == greedy.token_ids

@@ -77,7 +77,9 @@ def test_a_second_copy_of_a_text_is_drafted_from_the_first(smollm: CausalModel) 
 
     def totals() -> Totals:
         params = {"nodes": 40, "memory": "hot"}
-        return finished(list(run(smollm, "token-recycling", "Why is the sky blue?", params=params, max_new_tokens=40))).totals
+        return finished(
+            list(run(smollm, "token-recycling", "Why is the sky blue?", params=params, max_new_tokens=40))
+        ).totals
 
     first, second = totals(), totals()
     assert second.tokens_per_target_pass > 1.3 * first.tokens_per_target_pass

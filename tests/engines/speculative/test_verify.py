@@ -109,4 +109,3 @@ def test_penalties_depend_on_the_path() -> None:
     result = verify(tree, logits, rule, torch.Generator(), prompt=[2], output=[])
     assert result.path == [1]
     assert result.extra == 1
-
