@@ -30,6 +30,7 @@ from engines.errors import BadParameter, EmptyPrompt, NeedNotMet, PromptTooLong
 from engines.events import (
     Candidates,
     Commit,
+    Curve,
     Event,
     Finished,
     Forward,
@@ -185,6 +186,14 @@ class Run:
             self._step += 1
         return len(kept)
 
+    def cost_curve(self) -> Curve:
+        """The machine's t(q). Measured once per model; the measurement is not decode time."""
+        self.clock.stop()
+        try:
+            return self.model.cost_curve()
+        finally:
+            self.clock.start()
+
     def settle(self) -> Iterator[Event]:
         """The passes and cache operations since the last call, as events."""
         while self.ledger:
@@ -263,7 +272,7 @@ def run(
         family=spec.family,
         lossless=spec.lossless and (model.steady or Need.ROLLBACK not in spec.needs),
         params=msgspec.to_builtins(settings),
-        prompt=prompt,
+        prompt=encodable(prompt),
         prompt_tokens=tuple(model.token(id) for id in prompt_ids[-4096:]),
         prompt_length=len(prompt_ids),
         seed=seed,
@@ -377,13 +386,17 @@ def encode_prompt(model: CausalModel, prompt: str, raw: bool) -> list[int]:
     # No tokenizer packs this many characters into a token: refuse before spending seconds on it.
     if len(prompt) > 64 * model.context_length:
         raise PromptTooLong(len(prompt), 64 * model.context_length, unit="characters")
-    # Lone surrogates cannot be encoded; they come from broken clipboard text.
-    ids = model.encode(prompt.encode("utf-8", "replace").decode("utf-8"), raw=raw)
+    ids = model.encode(encodable(prompt), raw=raw)
     if not ids:
         raise EmptyPrompt
     if len(ids) >= model.context_length:
         raise PromptTooLong(len(ids), model.context_length - 1)
     return ids
+
+
+def encodable(text: str) -> str:
+    """The text with lone surrogates, which broken clipboards produce and no encoding takes, as question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def check_needs(method: Method, model: CausalModel) -> None:

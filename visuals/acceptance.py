@@ -108,7 +108,8 @@ def narrate(events: Sequence[Event]) -> str:
     _, by_source = rates(done)
     if len(by_source) > 1:
         name, (hits, tested) = max(by_source.items(), key=lambda item: item[1][0] / item[1][1])
-        sentences.append(f"The best source is {name}: {hits} of {tested}.")
+        if hits:
+            sentences.append(f"The best source is {name}: {hits} of {tested}.")
     return " ".join(sentences)
 
 
@@ -130,8 +131,8 @@ def draw(events: Sequence[Event]) -> Drawing | None:
     by_depth, by_source = rates(done)
     return drawing(
         [*_trace(done), _depth_bars(by_depth), *_source_bars(by_source)],
-        height=410,
-        min_width=460,
+        height=430,
+        min_width=340,
         margin={"t": 34, "l": 36, "r": 12, "b": 36},
         dragmode="zoom",
         barmode="stack",
@@ -250,7 +251,7 @@ def _source_bars(by_source: Rates) -> list[dict[str, Any]]:
             "yaxis": "y3",
             "x": [0.02] * len(rows),
             "y": rows,
-            "text": [f"{safe(name[:16])} · {count}" for name, count in zip(by_source, counts, strict=True)],
+            "text": [safe(name[:18]) for name in by_source],
             "textposition": "middle right",
             "textfont": {"size": SMALL, "color": LIGHT["ink"]},
             "hoverinfo": "skip",

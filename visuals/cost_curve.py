@@ -64,7 +64,7 @@ def narrate(events: Sequence[Event]) -> str:
         scale, unit = _unit(curve.y_name)
         (x0, y0), (x1, y1) = _ends(curve)
         sentences.append(
-            f"{curve.name}: {y0 * scale:.1f} {unit} at {x0:g} {curve.x_name}, {y1 * scale:.1f} {unit} at {x1:g}."
+            f"{curve.name}: {y0 * scale:.1f} {unit} for {x0:g} {curve.x_name}, {y1 * scale:.1f} {unit} for {x1:g}."
         )
         if x0 > 0 and x1 > x0 and y0 > 0:
             sentences.append(f"{x1 / x0:g} times the {curve.x_name} cost {y1 / y0:.1f} times as much.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from engines.events import Candidates, Event, Stage, Token
+from engines.events import Candidates, Choice, Event, Stage, Token
 from visuals.canvas import SMALL, drawing, hidden_axis, number, text_font
 from visuals.palette import LIGHT, ROLES
 from visuals.picture import Drawing, Row, picture
@@ -53,7 +53,7 @@ def table(events: Sequence[Event], position: int | None = None) -> list[Row]:
 
     rows = [row("raw", None, 0.0, choice.token, choice.p, False) for choice in wanted.raw]
     for stage in wanted.stages:
-        rows += [row(stage.name, stage.kept, stage.removed_mass, c.token, c.p, False) for c in stage.top]
+        rows += [row(stage.name, stage.kept, stage.removed_mass, c.token, c.p, False) for c in _left(stage)]
         rows += [row(stage.name, stage.kept, stage.removed_mass, c.token, c.p, True) for c in stage.removed]
     return rows
 
@@ -98,7 +98,8 @@ def draw(events: Sequence[Event], position: int | None = None) -> Drawing | None
     tokens = _rows(wanted)
     placed = written(events).get(wanted.position)
     columns: list[dict[int, float]] = [{choice.token.id: choice.p for choice in wanted.raw}]
-    columns += [{choice.token.id: choice.p for choice in stage.top} for stage in wanted.stages]
+    columns += [{choice.token.id: choice.p for choice in _left(stage)} for stage in wanted.stages]
+    complete = [False, *(stage.kept <= len(_left(stage)) for stage in wanted.stages)]
     cuts = [{}, *(_cut(stage, before) for stage, before in zip(wanted.stages, columns, strict=False))]
     longest = max((p for column in (*columns, *cuts) for p in column.values()), default=1.0) or 1.0
     bars = _Bars(longest)
@@ -112,6 +113,9 @@ def draw(events: Sequence[Event], position: int | None = None) -> Drawing | None
                 bars.absent(column, row)
             elif token.id in after:
                 bars.add(column, row, after[token.id], token)
+            elif complete[column]:
+                bars.absent(column, row)
+                gone.add(token.id)
     heads = [("raw", "the model's own")]
     heads += [(stage.name, f"{stage.kept:,} left<br>{_lost(stage.removed_mass)}") for stage in wanted.stages]
     pitch = COLUMN + GAP
@@ -155,9 +159,14 @@ def draw(events: Sequence[Event], position: int | None = None) -> Drawing | None
 def _rows(wanted: Candidates) -> list[Token]:
     """The tokens to show: the model's first choices, and those that ended up on top."""
     tokens = {choice.token.id: choice.token for choice in wanted.raw[:10]}
-    for choice in wanted.stages[-1].top[:4]:
+    for choice in _left(wanted.stages[-1])[:4]:
         tokens.setdefault(choice.token.id, choice.token)
     return list(tokens.values())[:MOST_TOKENS]
+
+
+def _left(stage: Stage) -> list[Choice]:
+    """The named tokens that are possible after a stage: its `top` may be filled up with impossible ones."""
+    return [choice for choice in stage.top if choice.p > 0]
 
 
 def _cut(stage: Stage, before: dict[int, float]) -> dict[int, float]:
@@ -166,14 +175,14 @@ def _cut(stage: Stage, before: dict[int, float]) -> dict[int, float]:
     The event names only the most probable ones; where all that is left is known, the others of `before` are gone too.
     """
     removed = {choice.token.id: choice.p for choice in stage.removed}
-    if stage.kept > len(stage.top):
+    if stage.kept > len(_left(stage)):
         return removed
-    left = {choice.token.id for choice in stage.top}
+    left = {choice.token.id for choice in _left(stage)}
     return {id: p for id, p in before.items() if id not in left} | removed
 
 
 def _lost(mass: float) -> str:
-    return "nothing cut" if mass <= 0 else f"−{mass:.1%} cut" if mass >= 0.001 else "−&lt;0.1% cut"
+    return "nothing cut" if mass <= 0 else f"−{mass:.1%} cut" if mass >= 0.001 else "&lt;0.1% cut"
 
 
 def _row_name(token: Token, gone: bool, taken: bool) -> str:

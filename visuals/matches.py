@@ -82,7 +82,7 @@ def narrate(events: Sequence[Event]) -> str:
     match = found[-1].match
     known = words(events)
     if copied := _span(known, match.copied)[:8]:
-        where = "in the prompt" if match.copied[0] < 0 else "in the output"
+        where = "the prompt" if match.copied[0] < 0 else "the output"
         sentences.append(f"The latest offer comes from {where}: {' '.join(f'“{plain(token)}”' for token in copied)}.")
     return " ".join(sentences)
 

@@ -90,7 +90,7 @@ def narrate(events: Sequence[Event]) -> str:
         sentences.append(f"Chosen: {_spoken(winner)} with {winner.value:.3f}.")
         if winner.parts:
             terms = ", ".join(f"{name} {value:.3f}" for name, value in winner.parts.items())
-            sentences.append(f"Its terms: {terms}.")
+            sentences.append(f"It comes from {terms}.")
     return " ".join(sentences)
 
 

@@ -216,7 +216,7 @@ def token_recycling(run: Run, params: Params) -> Iterator[Event]:
     order = likeliest_first(params.width)
     nodes = params.nodes
     if nodes == 0:
-        curve = run.model.cost_curve()
+        curve = run.cost_curve()
         nodes = best_budget(curve, [node_chance(path) for path in order])
         yield curve
         yield Note(text=f"On this machine {nodes} guesses per tree should pay best: see how the cost of a pass grows.")

@@ -12,6 +12,7 @@ from benchmarks import overhead, speculative
 from benchmarks.peer import Peer
 from benchmarks.questions import CATEGORIES, Question, one_of_each, questions
 from benchmarks.report import save, saved
+from benchmarks.rounds import Spread
 from engines.models.causal import CausalModel
 
 ASKED = [
@@ -65,7 +66,7 @@ def test_overhead_splits_all_of_the_time(watched: overhead.Overhead) -> None:
 
 
 def test_overhead_compares_within_prompt_and_round(watched: overhead.Overhead) -> None:
-    assert watched.ratio[overhead.PEER] == overhead.Spread(1.0, 1.0, 1.0, 1.0, 1.0)
+    assert watched.ratio[overhead.PEER] == Spread(1.0, 1.0, 1.0, 1.0, 1.0)
 
 
 @pytest.fixture(scope="module")

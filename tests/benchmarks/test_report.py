@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -32,11 +34,11 @@ def test_filled_needs_both_markers(page: str) -> None:
     [("overhead", overhead.Overhead, overhead.tables), ("speculative", speculative.Speculation, speculative.tables)],
     ids=["overhead", "speculative"],
 )
-def test_the_readme_quotes_the_kept_result(name: str, kind: type, tables: object) -> None:
+def test_the_readme_quotes_the_kept_result(name: str, kind: type[Any], tables: Callable[[Any], str]) -> None:
     kept = saved(kind, name)
     if kept is None:
         pytest.skip("nothing has been measured yet")
     assert not kept.setting.quick
     quoted = re.search(rf"<!-- {name} -->\n\n(.*?)\n\n<!-- /{name} -->", README.read_text(encoding="utf-8"), re.DOTALL)
     assert quoted is not None
-    assert quoted[1] == tables(kept), f"run: python -m benchmarks.{name} --readme"  # type: ignore[operator]
+    assert quoted[1] == tables(kept), f"run: python -m benchmarks.{name} --readme"

@@ -236,4 +236,4 @@ def test_arc_leads_from_source_to_target() -> None:
 def test_matches_narration() -> None:
     said = matches.narrate(lookup(5))
     assert "found earlier 5 times; 20 tokens were offered as guesses, 9 accepted" in said
-    assert "in the prompt" in said
+    assert "from the prompt" in said

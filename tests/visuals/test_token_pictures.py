@@ -196,6 +196,15 @@ def test_filters_show_each_stage() -> None:
     assert names == ["␣a  ", "<b>␣b</b> ●", "<s>␣c</s> ✕", "<s>␣d</s> ✕"]
 
 
+def test_impossible_tokens_in_a_short_list_are_not_shown() -> None:
+    a, b, c, d = (token(word) for word in (" a", " b", " c", " d"))
+    raw = (Choice(a, 0.6), Choice(b, 0.3), Choice(c, 0.05))
+    stage = Stage("top-k", kept=1, removed_mass=0.4, removed=(Choice(b, 0.3),), top=(Choice(a, 1.0), Choice(d, 0.0)))
+    drawing = filters.draw([Candidates(position=0, raw=raw, entropy=1.0, stages=(stage,))])
+    assert drawing is not None
+    assert drawing["layout"]["yaxis"]["ticktext"] == ["␣a  ", "<s>␣b</s> ✕", "<s>␣c</s> ✕"]
+
+
 def test_filters_show_the_latest_position_unless_told() -> None:
     latest = filters.draw(filtered())
     assert latest is not None

@@ -1,0 +1,328 @@
+"""One state, two forward passes: whatever is done to a cache, the next logits are those of a fresh sequence."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import (
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+)
+
+from engines.errors import NeedNotMet
+from engines.events import Cache, Event, Forward
+from engines.method import Need
+from engines.models.causal import CausalModel, State, ancestors
+from engines.runner import run
+from tests.conftest import byte_tokenizer
+from tests.engines.laws import check_stream
+
+PROMPT = [72, 101, 108, 108, 111, 44, 32]
+TREE = ([10, 20, 30, 40, 50, 60], [-1, 0, 0, 1, 1, 2])
+ALL = Need.ROLLBACK | Need.TREE_ATTENTION | Need.BATCH | Need.HIDDEN_STATES
+
+
+def wrapped(network: PreTrainedModel, **options: bool) -> CausalModel:
+    return CausalModel(network, byte_tokenizer(), name="tiny", **options)
+
+
+@pytest.fixture(scope="module", params=["lean llama", "stock llama", "stock gpt2"])
+def model(request: pytest.FixtureRequest, tiny_llama: CausalModel, tiny_gpt2: CausalModel) -> CausalModel:
+    if request.param == "stock llama":
+        assert isinstance(tiny_llama.network, LlamaForCausalLM)
+        return wrapped(copy.deepcopy(tiny_llama.network), lean=False)
+    return tiny_llama if request.param == "lean llama" else tiny_gpt2
+
+
+def fresh(model: CausalModel, ids: Sequence[int]) -> Tensor:
+    """Logits of the last token by the network itself, without a cache."""
+    with torch.inference_mode():
+        return model.network(torch.tensor([list(ids)])).logits[0, -1].float()
+
+
+def close(a: Tensor, b: Tensor) -> None:
+    assert torch.allclose(a, b, atol=1e-4), float((a - b).abs().max())
+
+
+def started(model: CausalModel, ids: Sequence[int] = PROMPT) -> State:
+    state = model.start()
+    state.extend(ids, last=True)
+    return state
+
+
+def test_the_paths_are_what_they_claim_to_be(tiny_llama: CausalModel, tiny_gpt2: CausalModel) -> None:
+    assert tiny_llama.lean
+    assert not tiny_gpt2.lean
+    assert isinstance(tiny_gpt2.network, GPT2LMHeadModel)
+    assert tiny_llama.has == tiny_gpt2.has == ALL
+
+
+def test_logits_of_every_token_are_those_of_the_network(model: CausalModel) -> None:
+    logits = model.start().extend(PROMPT)
+    with torch.inference_mode():
+        close(logits, model.network(torch.tensor([PROMPT])).logits[0].float())
+
+
+def test_a_sequence_read_in_pieces_is_the_same_sequence(model: CausalModel) -> None:
+    state = model.start()
+    for piece in (PROMPT[:3], PROMPT[3:4], PROMPT[4:]):
+        logits = state.extend(piece)
+    close(logits[-1], fresh(model, PROMPT))
+    assert state.length == len(PROMPT)
+
+
+def test_last_gives_the_last_logits_and_all_hidden_states(model: CausalModel) -> None:
+    everything, last = model.start(), model.start()
+    close(last.extend(PROMPT, last=True), everything.extend(PROMPT)[-1:])
+    assert last.hidden is not None
+    assert everything.hidden is not None
+    assert last.hidden.shape == (len(PROMPT), model.network.config.hidden_size)
+    close(last.hidden, everything.hidden)
+
+
+def test_hidden_states_are_those_of_the_network(model: CausalModel) -> None:
+    state = started(model)
+    state.extend([5, 6])
+    with torch.inference_mode():
+        hidden = model.network(torch.tensor([[*PROMPT, 5, 6]]), output_hidden_states=True).hidden_states[-1][0, -2:]
+    assert state.hidden is not None
+    close(state.hidden, hidden)
+
+
+def test_a_tree_gives_every_node_the_logits_of_its_own_path(model: CausalModel) -> None:
+    tokens, parents = TREE
+    logits = started(model).extend(tokens, parents)
+    for node in range(len(tokens)):
+        path, step = [], node
+        while step >= 0:
+            path.append(tokens[step])
+            step = parents[step]
+        close(logits[node], fresh(model, [*PROMPT, *path[::-1]]))
+
+
+@pytest.mark.parametrize("path", [[0], [0, 1], [0, 2, 5], [0, 1, 4], [], [1]])
+def test_keeping_a_path_forgets_the_other_nodes(model: CausalModel, path: list[int]) -> None:
+    if path == [1]:
+        tokens, parents = [10, 20], [-1, -1]
+    else:
+        tokens, parents = TREE
+    state = started(model)
+    state.extend(tokens, parents)
+    state.keep(path)
+    assert state.length == len(PROMPT) + len(path)
+    close(state.extend([7])[-1], fresh(model, [*PROMPT, *(tokens[node] for node in path), 7]))
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_rollback_forgets_the_last_tokens(model: CausalModel, count: int) -> None:
+    state = started(model)
+    state.rollback(count)
+    kept = PROMPT[: len(PROMPT) - count]
+    assert state.length == len(kept)
+    close(state.extend([7])[-1], fresh(model, [*kept, 7]))
+
+
+def test_a_fork_leaves_the_original_as_it_was(model: CausalModel) -> None:
+    state = started(model)
+    twins = state.fork(3)
+    logits = twins.extend([[1], [2], [3]])
+    assert logits.shape == (3, 1, model.vocabulary_size)
+    for row, token in enumerate([1, 2, 3]):
+        close(logits[row, 0], fresh(model, [*PROMPT, token]))
+    assert (state.batch, state.length) == (1, len(PROMPT))
+    close(state.extend([9])[-1], fresh(model, [*PROMPT, 9]))
+
+
+@pytest.mark.parametrize("rows", [[2, 0], [0, 0, 1], [1, 2, 0], [2], [0, 1, 2], [1, 1, 1, 2, 0]])
+def test_select_reorders_repeats_and_drops_rows(model: CausalModel, rows: list[int]) -> None:
+    state = started(model).fork(3)
+    state.extend([[1], [2], [3]])
+    state.select(rows)
+    assert state.batch == len(rows)
+    logits = state.extend([[7, 8 + index] for index in range(len(rows))], last=True)
+    for index, row in enumerate(rows):
+        close(logits[index, -1], fresh(model, [*PROMPT, row + 1, 7, 8 + index]))
+
+
+def test_a_batch_reads_trees_too(model: CausalModel) -> None:
+    state = started(model).fork(2)
+    tokens, parents = TREE
+    logits = state.extend([tokens, [token + 1 for token in tokens]], parents)
+    close(logits[0, 5], fresh(model, [*PROMPT, 10, 30, 60]))
+    close(logits[1, 4], fresh(model, [*PROMPT, 11, 21, 51]))
+
+
+def test_a_cache_outgrows_its_first_allocation_whatever_is_done_to_it(model: CausalModel) -> None:
+    ids = [(7 * index) % 250 for index in range(300)]
+    state = started(model, ids)
+    state.extend([10, 20, 30], [-1, 0, 0])
+    state.keep([0, 2])
+    close(state.extend([7])[-1], fresh(model, [*ids, 10, 30, 7]))
+    state.rollback(1)
+    state.select([0, 0])
+    state.extend([[1], [2]])
+    state.select([1, 0])
+    close(state.extend([[3], [3]])[0, -1], fresh(model, [*ids, 10, 30, 2, 3]))
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("extend"), st.integers(1, 4)),
+        st.tuples(st.just("rollback"), st.integers(0, 3)),
+        st.tuples(st.just("tree"), st.sampled_from([[0], [0, 1], [0, 2, 5], [0, 1, 3]])),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(steps=steps)
+@settings(max_examples=25, deadline=None)
+def test_any_order_of_operations_leaves_a_plain_sequence(
+    tiny_llama: CausalModel, tiny_gpt2: CausalModel, steps: list[tuple[str, int | list[int]]]
+) -> None:
+    for model in (tiny_llama, tiny_gpt2):
+        ids, state = list(PROMPT), started(model)
+        for index, (operation, value) in enumerate(steps):
+            if operation == "tree" and isinstance(value, list):
+                state.extend(*TREE)
+                state.keep(value)
+                ids += [TREE[0][node] for node in value]
+            elif operation == "rollback" and isinstance(value, int):
+                state.rollback(value)
+                ids = ids[: len(ids) - value] if value < len(ids) else ids
+            elif isinstance(value, int):
+                new = [(31 * index + offset) % 256 for offset in range(value)]
+                state.extend(new)
+                ids += new
+            if len(ids) < 4:
+                return
+        close(state.extend([9])[-1], fresh(model, [*ids, 9]))
+
+
+def test_every_pass_and_every_removal_is_in_the_ledger(model: CausalModel) -> None:
+    ledger: list[Event] = []
+    state = model.start(ledger)
+    state.extend(PROMPT, last=True, lane="prompt")
+    state.extend(*TREE)
+    state.keep([0, 2])
+    state.rollback(1)
+    state.rollback(0)
+    state.fork(2).extend([[1], [2]])
+    kinds = [(type(event).__name__, *_shape(event)) for event in ledger]
+    assert kinds == [
+        ("Forward", "prompt", 1, 7, 0),
+        ("Forward", "target", 1, 6, 7),
+        ("Cache", 9, 4),
+        ("Cache", 8, 1),
+        ("Forward", "target", 2, 1, 8),
+    ]
+    assert all(event.seconds > 0 for event in ledger if isinstance(event, Forward))
+
+
+def _shape(event: Event) -> tuple[object, ...]:
+    if isinstance(event, Forward):
+        return event.lane, event.batch, event.query, event.cached
+    assert isinstance(event, Cache)
+    return event.kept, event.removed
+
+
+def test_ancestors_by_hand() -> None:
+    mask, depths = ancestors([-1, 0, 0, 2])
+    assert mask.int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 1, 1]]
+    assert depths.tolist() == [0, 1, 1, 2]
+
+
+def test_lean_and_stock_agree_on_the_embedded_model(smollm: CausalModel) -> None:
+    stock = CausalModel(smollm.network, smollm.tokenizer, name="stock", lean=False)
+    assert smollm.lean
+    ids = smollm.encode("What is the sea?")
+    tokens, parents = TREE
+    lean_state, stock_state = smollm.start(), stock.start()
+    close_wide(lean_state.extend(ids), stock_state.extend(ids))
+    close_wide(lean_state.extend(tokens, parents), stock_state.extend(tokens, parents))
+    lean_state.keep([0, 2, 5])
+    stock_state.keep([0, 2, 5])
+    close_wide(lean_state.extend([5]), stock_state.extend([5]))
+    lean_twins, stock_twins = lean_state.fork(3), stock_state.fork(3)
+    close_wide(lean_twins.extend([[1], [2], [3]]), stock_twins.extend([[1], [2], [3]]))
+
+
+def close_wide(a: Tensor, b: Tensor) -> None:
+    assert torch.allclose(a, b, atol=1e-3), float((a - b).abs().max())
+
+
+def tiny_mistral() -> CausalModel:
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=257,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        sliding_window=8,
+        max_position_embeddings=256,
+        eos_token_id=256,
+        pad_token_id=256,
+        bos_token_id=256,
+    )
+    return wrapped(MistralForCausalLM(config))
+
+
+def tiny_mamba() -> CausalModel:
+    torch.manual_seed(0)
+    config = MambaConfig(
+        vocab_size=257,
+        hidden_size=32,
+        state_size=4,
+        num_hidden_layers=2,
+        eos_token_id=256,
+        pad_token_id=256,
+        bos_token_id=256,
+    )
+    return wrapped(MambaForCausalLM(config))
+
+
+@pytest.mark.parametrize("make", [tiny_mistral, tiny_mamba], ids=["sliding window", "recurrent"])
+def test_a_cache_that_forgets_is_said_so_and_still_decodes(make: object) -> None:
+    model: CausalModel = make()  # type: ignore[operator]
+    assert not model.has & (Need.ROLLBACK | Need.TREE_ATTENTION | Need.BATCH)
+    for method in ("beam-search", "contrastive-search", "token-recycling"):
+        with pytest.raises(NeedNotMet, match=r"needs .*, which tiny does not have. Try greedy or sampling."):
+            run(model, method, "Hello")
+    for method in ("greedy", "sampling"):
+        events = list(run(model, method, "Hello, how are you?", max_new_tokens=20))
+        check_stream(model, events)
+    greedy = list(run(model, "greedy", "Hello, how are you?", max_new_tokens=20))[-1].token_ids  # type: ignore[attr-defined]
+    ids = model.encode("Hello, how are you?")
+    for token in greedy:
+        assert token == int(fresh(model, ids).argmax())
+        ids.append(token)
+
+
+def test_a_llama_that_differs_in_architecture_takes_the_general_path(tiny_llama: CausalModel) -> None:
+    config = copy.deepcopy(tiny_llama.network.config)
+    config.attention_bias = True
+    assert not wrapped(LlamaForCausalLM(config)).lean
+    config = copy.deepcopy(tiny_llama.network.config)
+    config.hidden_act = "gelu"
+    assert not wrapped(LlamaForCausalLM(config)).lean
+
+
+def test_the_cost_curve_is_measured_once(tiny_llama: CausalModel) -> None:
+    curve = tiny_llama.cost_curve(cached=16, repeats=1)
+    assert curve.x == (1, 2, 4, 8, 16, 32, 64)
+    assert all(seconds > 0 for seconds in curve.y)
+    assert tiny_llama.cost_curve() is curve

@@ -1,0 +1,132 @@
+"""Every kind of event survives JSON, and nothing else passes for an event."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engines.events import (
+    EVENTS,
+    AnyEvent,
+    Beam,
+    Beams,
+    Cache,
+    Candidates,
+    Choice,
+    Commit,
+    Curve,
+    Draft,
+    DraftNode,
+    Event,
+    Finished,
+    Forward,
+    Judged,
+    Match,
+    Note,
+    Placed,
+    Score,
+    Stage,
+    Started,
+    Token,
+    Totals,
+    Verdict,
+    committed,
+    from_json,
+    to_json,
+)
+
+SEA = Token(7, " sea")
+BYTE = Token(8, "", "f0")
+CHOICES = (Choice(SEA, 0.75), Choice(BYTE, 0.25))
+
+EXAMPLES: tuple[Event, ...] = (
+    Started(
+        model="m",
+        weights="ab12",
+        precision="float32",
+        method="sampling",
+        family="baselines",
+        lossless=False,
+        params={"temperature": 0.7, "top_k": 5, "flag": True, "name": "x", "none": None},
+        prompt="<script>\u202e\x00 🌊",
+        prompt_tokens=(SEA, BYTE),
+        prompt_length=2,
+        seed=2**63 - 1,
+        max_new_tokens=4,
+        raw_prompt=True,
+        versions={"torch": "2"},
+        machine="2-core",
+    ),
+    Candidates(position=0, raw=CHOICES, entropy=0.56, stages=(Stage("top-k", 1, 0.25, CHOICES[1:], CHOICES[:1]),)),
+    Commit(position=0, step=0, tokens=(Placed(SEA, "sampled", 0.75, 1.0, 0), Placed(BYTE, "given"))),
+    Draft(position=1, nodes=(DraftNode(0, -1, SEA, None, "root"), DraftNode(1, 0, BYTE, 0.5, "recycled"))),
+    Verdict(
+        position=1,
+        rule="greedy",
+        path=(1,),
+        nodes=(Judged(1, "accepted", 0.5, 0.5, 0.1), Judged(2, "untested")),
+        extra=SEA,
+        extra_origin="bonus",
+        residual=CHOICES,
+    ),
+    Match(source=(-9, -7), target=(3, 5), copied=(-7, -3)),
+    Beams(position=0, beams=(Beam(0, -1, SEA, -0.3, -0.3, "live"), Beam(1, -1, BYTE, -1.4, -1.4, "pruned", 2))),
+    Score(name="reward", value=0.5, parts={"a": 0.2, "b": 0.3}, chosen=True, sequence=1, text="sea"),
+    Forward(lane="target", batch=2, query=3, cached=4, seconds=0.01),
+    Cache(kept=4, removed=2),
+    Curve(name="t(q)", x_name="q", y_name="s", x=(1.0, 2.0), y=(0.1, 0.2)),
+    Note(text="One plain sentence."),
+    Finished(
+        reason="end of text",
+        text=" sea",
+        token_ids=(7, 2),
+        totals=Totals(2, 0.1, 0.05, 2, 1, 0, 12, 0, 0, 0, 0, 20.0, 1.0, None),
+    ),
+)
+
+
+def test_there_is_an_example_of_every_kind() -> None:
+    assert {type(event) for event in EXAMPLES} == set(EVENTS)
+
+
+@pytest.mark.parametrize("event", EXAMPLES, ids=lambda event: type(event).__name__)
+def test_an_event_survives_json(event: Event) -> None:
+    stamped = msgspec.structs.replace(event, seq=3, time=0.5)
+    line = to_json(stamped)
+    assert b"\n" not in line
+    assert from_json(line) == stamped
+    assert msgspec.json.decode(line)["kind"] == type(event).__name__.lower()
+
+
+@given(text=st.text(st.characters(exclude_categories=["Cs"])), value=st.floats(allow_nan=False, allow_infinity=False))
+@settings(deadline=None)
+def test_any_text_and_number_survive_json(text: str, value: float) -> None:
+    event = Score(name=text, value=value, text=text, token=Token(1, text))
+    assert from_json(to_json(event)) == event
+
+
+@pytest.mark.parametrize("event", EXAMPLES, ids=lambda event: type(event).__name__)
+def test_events_are_immutable(event: Event) -> None:
+    with pytest.raises(AttributeError):
+        event.seq = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("line", ["", "{}", '{"kind":"unheard"}', '{"kind":"note"}', '{"kind":"note","text":3}', "[1]"])
+def test_what_is_not_an_event_is_refused(line: str) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        from_json(line)
+
+
+def test_committed_reads_the_output_off_a_stream() -> None:
+    assert committed([*EXAMPLES, *EXAMPLES]) == [Placed(SEA, "sampled", 0.75, 1.0, 0), Placed(BYTE, "given")] * 2
+
+
+def test_every_kind_and_field_has_a_plain_type() -> None:
+    schema = msgspec.json.schema(AnyEvent)
+    assert set(schema["$defs"]) >= {kind.__name__ for kind in EVENTS}
+    assert all(kind.__doc__ for kind in EVENTS)
+    assert math.isclose(EXAMPLES[1].time, 0.0)
