@@ -5,7 +5,8 @@
     python -m benchmarks.speculative --readme   measure nothing; copy the kept tables into the README
 
 Spec-Bench's protocol (Xia et al. 2024, arXiv 2401.07851) on questions of our own in its six categories: greedy, one
-sequence at a time, wall time with the prompt's own pass included, contestants in alternating order. Ours make all their events meanwhile, as they do on the page.
+sequence at a time, wall time with the prompt's own pass included, contestants in alternating order.
+Ours make all their events meanwhile, as on the page; the database is off.
 
 Token recycling learns while it decodes. *Cold* starts every answer with an empty table; *hot* keeps the table from
 question to question, and starts every round with an empty one.

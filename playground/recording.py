@@ -128,23 +128,28 @@ class Recording(Iterator[Event]):
             self._ended = True
             return
         self._ended = True
-        last: dict[str, Any] = {
+        row: dict[str, Any] = {
             "status": status,
             "text": finished.text if finished else spelled(self._placed),
             "reason": finished.reason if finished else None,
             "totals": msgspec.json.encode(finished.totals).decode() if finished else None,
-            "error": error or None,
+            "error": error.encode(errors="replace").decode() or None,
         }
-        if self._lost:
-            last |= {"status": "interrupted", "error": f"{self._lost:,} events could not be kept."}
+        lost = {"status": "interrupted", "error": f"{self._lost:,} events could not be kept."}
+
+        def end(db: Database, row: dict[str, Any]) -> None:
+            sets = ", ".join(f"{column} = :{column}" for column in row)
+            db.execute(f"UPDATE runs SET {sets} WHERE id = :id", {**row, "id": self.run_id})
 
         def insert_and_end(db: Database) -> None:
             self._insert(db)
-            sets = ", ".join(f"{column} = :{column}" for column in last)
-            db.execute(f"UPDATE runs SET {sets} WHERE id = :id", {**last, "id": self.run_id})
+            end(db, row | lost if self._lost else row)
 
         if self._store.write(insert_and_end, patient=True):
             self._note_written()
+        elif self._header_written:
+            lost["error"] = f"{self._lost + len(self._waiting):,} events could not be kept."
+            self._store.owe(lambda db: end(db, row | lost))
 
     def _insert(self, db: Database) -> None:
         if not self._header_written and self._started is not None:

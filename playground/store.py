@@ -105,6 +105,7 @@ class Store:
         self._writing = threading.RLock()
         self._reading = threading.RLock()
         self._ready = False
+        self._owed: list[Callable[[Database], None]] = []
 
     @classmethod
     def open(cls, path: Path | str | None = None) -> Store:
@@ -179,6 +180,12 @@ class Store:
         """
         return self._write(change, patient=patient) is None
 
+    def owe(self, change: Callable[[Database], None]) -> None:
+        """Makes a small `change` with the next write that succeeds, e.g. how a run ended while the disk was full."""
+        with self._writing:
+            if self._writer is not None:
+                self._owed = [*self._owed[-999:], change]
+
     def _write(self, change: Callable[[Database], None], *, patient: bool) -> Exception | None:
         deadline = time.monotonic() + (PATIENT_SECONDS if patient else 0)
         with self._writing:
@@ -186,6 +193,8 @@ class Store:
                 try:
                     self._prepare(self._writer)
                     with self._writer.atomic():
+                        for owed in self._owed:
+                            owed(self._writer)
                         change(self._writer)
                 # Whatever it is, it must not end the run that is being kept.
                 except Exception as error:
@@ -193,6 +202,7 @@ class Store:
                         continue
                     self.problem = _sentence(error)
                     return error
+                self._owed.clear()
                 self.problem = None
                 return None
             return sqlite3.ProgrammingError(self.problem)

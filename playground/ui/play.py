@@ -122,7 +122,7 @@ def build(house: House, page: gr.Textbox) -> Play:
         branch, [method, controls, owner, page], outputs, concurrency_limit=16, concurrency_id="decode", **DRAWING
     )
     stop.click(house.stop, page, None, queue=False, **PRIVATE)
-    scrubber.step(step, None, outputs, trigger_mode="always_last", concurrency_limit=4, **DRAWING)
+    scrubber.step(step, None, outputs, trigger_mode="multiple", concurrency_limit=4, **DRAWING)
 
     def pick_method(method: str, controls: str) -> list[str]:
         chosen = methods[selected(method)]

@@ -152,5 +152,5 @@ def test_an_unknown_model_leaves_the_running_one(ready: Page) -> None:
     ready.keyboard.press("Enter")
     ready.click("#load")
     expect(ready.locator(".models .message.problem")).to_contain_text("stays loaded", timeout=20_000)
-    ready.get_by_role("link", name="Play").click()
+    ready.get_by_role("link", name="Play", exact=True).click()
     run(ready, "Hello")

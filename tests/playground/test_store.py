@@ -521,6 +521,24 @@ def test_full_disk_in_mid_run_and_room_again(store: Store) -> None:
     assert store.run(kept.run_id or "").status == "finished"
 
 
+def test_a_run_that_ended_while_the_disk_was_full_does_not_run_for_ever(store: Store) -> None:
+    assert store._writer is not None
+    kept = store.recording(iter(whole_run(words=[Token(1, "x" * 5000)] * 20)))
+    next(kept)
+    pages = store._writer.execute("PRAGMA page_count").fetchone()[0]
+    store._writer.execute(f"PRAGMA max_page_count = {pages}")
+    list(kept)
+    id = kept.run_id or ""
+    assert kept.problem == "Sessions are not kept: the disk is full."
+    assert store.run(id).status == "running"
+    store._writer.execute("PRAGMA max_page_count = 1000000")
+    list(store.recording(iter(whole_run())))
+    run = store.run(id)
+    assert (run.status, run.error) == ("interrupted", "41 events could not be kept.")
+    assert run.text == "x" * 100_000
+    assert len(store.events(id)) == 1
+
+
 def test_locked_database_is_waited_for_without_holding_up_the_run(store: Store, path: Path) -> None:
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
