@@ -18,6 +18,7 @@
     element.replaceChildren(box);
 
     const all = () => value.groups.flatMap((group) => group.options);
+    const groupOf = (option) => value.groups.find((group) => group.options.includes(option));
     const matches = (option, group) => {
       const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
       const text = `${option.title} ${option.id} ${option.note ?? ""} ${group.title}`.toLowerCase();
@@ -28,7 +29,7 @@
       label.textContent = value.label;
       label.hidden = !value.label;
       const option = all().find((one) => one.id === value.selected);
-      chosen.replaceChildren(make("b", { text: option?.title ?? value.placeholder ?? "choose" }), make("small", { text: option?.note ?? "" }));
+      chosen.replaceChildren(make("b", { text: option?.title ?? value.placeholder ?? "choose" }), make("small", { text: value.kind === "method" ? groupOf(option)?.title.split(":")[0].toLowerCase() ?? "" : option?.note ?? "" }));
       if (value.kind === "method") P.state.method = option?.title;
     }
 

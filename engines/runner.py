@@ -258,6 +258,8 @@ def run(
     check_number("seed", seed, 0, 2**63 - 1)
     if time_limit is not None and not 0 < time_limit < float("inf"):
         raise BadParameter(f"time_limit must be a positive number of seconds, not {time_limit}.")
+    # Lone surrogates cannot be encoded; they come from broken clipboard text.
+    prompt = prompt.encode("utf-8", "replace").decode("utf-8")
     prompt_ids = encode_prompt(model, prompt, raw)
     if outside := [id for id in prefix if not 0 <= id < model.vocabulary_size]:
         raise BadParameter(f"Token {outside[0]} is not in this model's vocabulary of {model.vocabulary_size:,}.")

@@ -110,7 +110,8 @@ class House:
     # Stop: a flag that the run looks at between two steps.
 
     def stopper(self, page: str) -> threading.Event:
-        """The flag that ends the run of a page; a new one for a new run."""
+        """The flag that ends the run of a page. A new run gets a new one, and ends the page's run before it."""
+        self.stop(page)
         self._stops[page] = flag = threading.Event()
         return flag
 
@@ -119,6 +120,7 @@ class House:
         if flag := self._stops.get(page):
             flag.set()
 
-    def forget(self, page: str) -> None:
-        """The run of a page is over."""
-        self._stops.pop(page, None)
+    def forget(self, page: str, flag: threading.Event) -> None:
+        """The run of a page that `flag` would have ended is over."""
+        if self._stops.get(page) is flag:
+            del self._stops[page]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import gradio as gr
 
@@ -25,7 +26,9 @@ def build(house: House) -> tuple[gr.Dropdown, gr.HTML]:
         picker = rail.Picker(_picker(), elem_id="model")
         precision = gr.Dropdown([DEFAULT_PRECISION], value=DEFAULT_PRECISION, label="Precision", elem_id="precision")
         costs = rail.Message()
-        load = gr.Button("Load", variant="primary", elem_id="load")
+        with gr.Row():
+            load = gr.Button("Load", variant="primary", elem_id="load", min_width=0)
+            measure = gr.Button("Measure what it costs", elem_id="measure", min_width=0)
         told = rail.Message()
 
     def start(name: str, precision: str) -> Iterator[str]:
@@ -39,11 +42,30 @@ def build(house: House) -> tuple[gr.Dropdown, gr.HTML]:
         elif model:
             yield message(f"{model.title} in {model.precision} is ready.")
 
+    def weigh() -> Iterator[tuple[str, Any]]:
+        from engines.models import quantisation
+
+        model = house.resident.model
+        if model is None:
+            yield message("Load a model first.", tone="problem"), gr.skip()
+            return
+        yield (
+            message(f"Measuring {model.title} in {model.precision}: speed, and perplexity on a shipped text …"),
+            gr.skip(),
+        )
+        try:
+            quantisation.measure_cost(model)
+        except DecodingError as error:
+            yield message(str(error), tone="problem"), gr.skip()
+            return
+        yield message("Measured."), precisions(house)[1]
+
+    measure.click(weigh, None, [told, costs], concurrency_limit=1, **PRIVATE)
     load.click(start, [picker, precision], told, concurrency_limit=4, **PRIVATE)
     return precision, costs
 
 
-def precisions(house: House) -> tuple[dict, str]:
+def precisions(house: House) -> tuple[dict[str, Any], str]:
     """What the machine offers, and what it was measured to cost, once the libraries are there."""
     from engines.models import quantisation
 
@@ -63,10 +85,10 @@ def _picker() -> str:
         cards = catalogue()
     except DecodingError:
         cards = {}
-    options = [
-        {"id": card.id, "title": card.title, "note": " · ".join(part for part in (_size(card.parameters), card.licence, card.note) if part)}
-        for card in cards.values()
-    ]  # fmt: skip
+    options = []
+    for card in cards.values():
+        notes = (_size(card.parameters), card.licence, card.note)
+        options.append({"id": card.id, "title": card.title, "note": " · ".join(note for note in notes if note)})
     return encode(
         {"kind": "model", "label": "Model", "free": True, "selected": next(iter(cards), ""),
          "groups": [{"title": "Known to work well", "options": options}]}

@@ -52,7 +52,9 @@ class Sums:
                 "Acceptance rate = accepted / tested. A guess behind a rejected one is never tested.",
             )
             if drafted
-            else _number(f"{self.tokens:,}", f"new tokens, of at most {self.limit:,}", "Tokens that this run generated.")
+            else _number(
+                f"{self.tokens:,}", f"new tokens, of at most {self.limit:,}", "Tokens that this run generated."
+            )
         )
         return encode(
             [

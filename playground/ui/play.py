@@ -17,7 +17,7 @@ from typing import Any
 import gradio as gr
 
 import engines
-from engines.errors import BadParameter, DecodingError
+from engines.errors import BadParameter, DecodingError, ModelUnavailable
 from engines.events import Event, Started, committed
 from playground.ui import rail
 from playground.ui.drawing import Canvas
@@ -67,9 +67,7 @@ def build(house: House, page: gr.Textbox) -> Play:
                     method = rail.Picker(rail.method_picker(methods, first.id), elem_id="method")
                     card = rail.Card(rail.method_card(first))
                 with gr.Column(elem_classes=["card", "prompt-card"], min_width=0):
-                    prompt = gr.Textbox(
-                        _first_prompt(house), label="Prompt", lines=3, max_lines=8, elem_id="prompt"
-                    )
+                    prompt = gr.Textbox(_first_prompt(house), label="Prompt", lines=3, max_lines=8, elem_id="prompt")
                     with gr.Row(elem_classes=["prompt-tools"]):
                         chips = rail.Chips(rail.prompt_chips(first, house.prompts))
                         examples = rail.Picker(rail.prompt_picker(house.prompts), elem_id="examples")
@@ -95,9 +93,7 @@ def build(house: House, page: gr.Textbox) -> Play:
         settings = json.loads(controls)["values"]
         yield from decode(house, Request(selected(method), prompt, settings, owner, page))
 
-    def branch(
-        method: str, controls: str, owner: str, page: str, event: gr.EventData
-    ) -> Iterator[list[Any]]:
+    def branch(method: str, controls: str, owner: str, page: str, event: gr.EventData) -> Iterator[list[Any]]:
         told = event._data
         try:
             request = branched(house, told, selected(method), json.loads(controls)["values"], owner, page)
@@ -145,19 +141,19 @@ def build(house: House, page: gr.Textbox) -> Play:
 
 def decode(house: House, request: Request) -> Iterator[list[Any]]:
     """One run from request to last event, as updates of the page's outputs."""
-    for fraction, doing in house.resident.wait():
-        yield say(house, f"Waiting for the model: {doing}", fraction=fraction)
-    model = house.resident.model
-    if model is None:
-        yield say(house, house.resident.problem or "No model is loaded. Choose one on the Models page.", tone="problem")
-        return
     flag = house.stopper(request.page)
     try:
+        for fraction, doing in house.resident.wait():
+            yield say(house, f"Waiting for the model: {doing}", fraction=fraction)
+            if flag.is_set():
+                yield say(house, "")
+                return
+        model = house.resident.model
+        if model is None:
+            raise ModelUnavailable(house.resident.problem or "No model is loaded. Choose one on the Models page.")
         yield say(house, "")
         made = engines.run(model, request.method, request.prompt, prefix=request.prefix, **arguments(request))
-        recording = house.store.recording(
-            house.turnstile.take_turns(made), owner=request.owner, parent=request.parent
-        )
+        recording = house.store.recording(house.turnstile.take_turns(made), owner=request.owner, parent=request.parent)
         with closing(recording):
             events: list[Event] = []
             canvas: Canvas | None = None
@@ -176,7 +172,7 @@ def decode(house: House, request: Request) -> Iterator[list[Any]]:
     except DecodingError as error:
         yield say(house, str(error), tone="problem")
     finally:
-        house.forget(request.page)
+        house.forget(request.page, flag)
 
 
 def arguments(request: Request) -> dict[str, Any]:

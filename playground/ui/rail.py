@@ -85,7 +85,7 @@ def method_picker(methods: Mapping[str, Method], chosen: str, has: Need | None =
             {
                 "id": method.id,
                 "title": method.title,
-                "note": f"{method.family} · {'lossless' if method.lossless else 'changes the output'}",
+                "note": "lossless" if method.lossless else "changes the output",
                 "blocked": blocked(method, has),
             }
         )
@@ -145,7 +145,7 @@ def prompt_chips(method: Method, prompts: Mapping[str, Prompt]) -> str:
 
     def chips(ids: Iterable[str], verb: str) -> list[dict[str, str]]:
         known = [prompts[id] for id in ids if id in prompts]
-        return [{"id": one.id, "label": f"{verb}: {one.title}", "title": one.prompt[:200]} for one in known[:2]]
+        return [{"id": one.id, "label": f"{verb}: {one.title}", "title": one.prompt[:200]} for one in known[:1]]
 
     return encode(chips(method.shines, "shines") + chips(method.loses, "loses"))
 
@@ -157,8 +157,8 @@ RUN_SETTINGS: tuple[dict[str, Any], ...] = (
      "summary": True, "help": "The same seed gives the same run"},
     {"name": "raw", "label": "Raw prompt", "kind": "bool", "default": False, "more": True,
      "help": "Continue the text itself, without the model's chat template"},
-    {"name": "stop", "label": "Stop strings", "kind": "str", "default": "", "more": True, "placeholder": "separate with |",
-     "help": "The run ends when one of these is written"},
+    {"name": "stop", "label": "Stop strings", "kind": "str", "default": "", "more": True,
+     "placeholder": "separate with |", "help": "The run ends when one of these is written"},
     {"name": "time_limit", "label": "Time limit", "kind": "float", "low": 0, "high": None, "default": 60, "more": True,
      "optional": True, "help": "Seconds of decoding; empty for none"},
 )  # fmt: skip

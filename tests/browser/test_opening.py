@@ -24,7 +24,9 @@ def test_opens_on_a_finished_recorded_run(page: Page) -> None:
     assert page.locator(".numbers dd").count() == 5
     assert page.locator(".numbers dt").all_inner_texts()[0] == "tokens per target pass"
     page.wait_for_selector(".picture .plot-container")
-    shown = page.locator(".live-plot.block:not(.irrelevant) .picture").evaluate_all("all => all.map(p => p.dataset.picture)")
+    shown = page.locator(".live-plot.block:not(.irrelevant) .picture").evaluate_all(
+        "all => all.map(p => p.dataset.picture)"
+    )
     assert "draft-tree" in shown
     assert "beam-tree" not in shown
 
@@ -40,7 +42,9 @@ def test_steps_back_and_forth_with_keys_and_buttons(page: Page) -> None:
     page.get_by_role("button", name="one step on").click()
     page.keyboard.press("ArrowRight")
     page.wait_for_function(f"document.querySelectorAll('.tok[data-index]').length === {tokens}")
-    page.evaluate("const r = document.querySelector('.scrubber input'); r.value = 0; r.dispatchEvent(new Event('input'))")
+    page.evaluate(
+        "const r = document.querySelector('.scrubber input'); r.value = 0; r.dispatchEvent(new Event('input'))"
+    )
     page.wait_for_function("document.querySelectorAll('.tok[data-index]').length === 0")
 
 
@@ -105,6 +109,23 @@ def test_pages_are_links_and_come_back(page: Page) -> None:
     expect(page.locator(".page-play")).to_be_visible()
 
 
+PAIRS = """() => {
+  const solid = (node) => {
+    for (; node; node = node.parentElement) {
+      const colour = getComputedStyle(node).backgroundColor;
+      if (!/rgba\\(.*, 0\\)$/.test(colour) && colour !== 'transparent') return colour;
+    }
+    return 'rgb(255, 255, 255)';
+  };
+  const all = '.tok, .legend li, .numbers dt, .numbers dd, .chip, .idea, .badge, .picture h3, .explains, .label, '
+    + '.tools button, .step-label, .status, nav a, #run, #stop, .field label, summary, .shell-foot span, .asked';
+  return [...document.querySelectorAll(all)]
+    .filter((node) => node.offsetParent && node.textContent.trim())
+    .map((node) => [node.className, node.textContent.slice(0, 20), getComputedStyle(node).color, solid(node)]);
+}"""
+"""Words on the page with the colours that they are seen in."""
+
+
 def ratio(foreground: str, background: str) -> float:
     """WCAG contrast of two `rgb(…)` colours."""
 
@@ -121,17 +142,7 @@ def ratio(foreground: str, background: str) -> float:
 def test_words_are_readable(page: Page, server: str, theme: str) -> None:
     page.goto(f"{server}?__theme={theme}")
     page.wait_for_selector(".tok.accepted")
-    pairs = page.evaluate(
-        """() => {
-          const solid = (node) => { for (; node; node = node.parentElement) {
-            const colour = getComputedStyle(node).backgroundColor;
-            if (!/rgba\\(.*, 0\\)$/.test(colour) && colour !== 'transparent') return colour; } return 'rgb(255, 255, 255)'; };
-          const all = '.tok, .legend li, .numbers dt, .numbers dd, .chip, .idea, .badge, .picture h3, .explains, .tools button,'
-            + ' .step-label, .status, nav a, #run, #stop, .field label, summary, .label, .shell-foot span, .asked';
-          return [...document.querySelectorAll(all)].filter((node) => node.offsetParent && node.textContent.trim())
-            .map((node) => [node.className || node.tagName, node.textContent.slice(0, 20), getComputedStyle(node).color, solid(node)]);
-        }"""
-    )
+    pairs = page.evaluate(PAIRS)
     assert len(pairs) > 50
     poor = [(name, text, front, back) for name, text, front, back in pairs if ratio(front, back) < 4.5]
     assert poor == []

@@ -154,3 +154,15 @@ def test_an_unknown_model_leaves_the_running_one(ready: Page) -> None:
     expect(ready.locator(".models .message.problem")).to_contain_text("stays loaded", timeout=20_000)
     ready.get_by_role("link", name="Play", exact=True).click()
     run(ready, "Hello")
+
+
+def test_closing_the_page_ends_the_run(ready: Page) -> None:
+    other = ready.context.new_page()
+    other.goto(ready.url.split("?")[0])
+    tokens(ready, 500)
+    ready.fill("#prompt textarea", "Write a very long story.")
+    ready.click("#run")
+    other.wait_for_function("document.querySelector('.chip.people').textContent.includes('1 run')", timeout=15_000)
+    ready.goto("about:blank")
+    other.wait_for_function("document.querySelector('.chip.people').textContent.includes('nobody')", timeout=30_000)
+    ready.go_back()

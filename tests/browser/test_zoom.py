@@ -97,7 +97,9 @@ def test_zoom_survives_fifty_updates_in_the_same_node(plot: Page) -> None:
     plot.wait_for_timeout(400)
     zoomed = x_range(plot)
     assert zoomed != before
-    plot.evaluate("window.node = document.querySelector('.canvas'); window.drawn = window.node.querySelector('.main-svg')")
+    plot.evaluate(
+        "window.node = document.querySelector('.canvas'); window.drawn = window.node.querySelector('.main-svg')"
+    )
     first = updates(plot)
     plot.click("#grow")
     plot.wait_for_function(f"Number(document.querySelector('.canvas').dataset.updates) >= {first + UPDATES}")

@@ -78,6 +78,7 @@ def sampler(**values: float) -> Sampler:
         (apply_typical(LOGITS, 0.89), [0, 1, 2]),
         (apply_typical(LOGITS, 0.91), [0, 1, 2, 3]),
         (apply_top_n_sigma(LOGITS, 1.0), [0, 1, 2]),
+        (apply_top_n_sigma(LOGITS, 1.5), [0, 1, 2, 3]),  # by the population deviation there would be 3
         (apply_mirostat(LOGITS, 3.0), [0, 1, 2]),
         (apply_mirostat(LOGITS, 4.059), [0, 1, 2, 3]),
         (apply_mirostat(LOGITS, -1.0), [0]),

@@ -145,11 +145,11 @@ def test_the_header_column_leaves_the_prompts_tokens_to_the_event(store: Store, 
 
 
 def test_events_lag_at_most_a_batch(store: Store, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recording, "BATCH_SECONDS", 0.05)
+    monkeypatch.setattr(recording, "BATCH_SECONDS", 0.5)
     kept = store.recording(iter(whole_run()))
     next(kept), next(kept)
     assert on_disk(path, "SELECT count(*) FROM events") == [(1,)], "the second event waits for its batch"
-    time.sleep(0.06)
+    time.sleep(0.55)
     next(kept)
     assert on_disk(path, "SELECT count(*) FROM events") == [(3,)]
     kept.close()
@@ -546,7 +546,7 @@ def test_locked_database_is_waited_for_without_holding_up_the_run(store: Store, 
     began = time.monotonic()
     for _ in range(6):
         next(kept)
-    assert time.monotonic() - began < 0.2
+    assert time.monotonic() - began < 1
     assert store.problem == "Sessions are not kept: another program has locked the database."
     other.execute("ROLLBACK")
     other.close()

@@ -11,46 +11,6 @@ import pytest
 from engines.events import Event, Note
 from playground.turnstile import Turnstile, turnstile_for
 
-STEP = 0.004
-
-
-def steps(name: str, count: int, log: list[str], busy: list[str], seconds: float = STEP) -> Iterator[Event]:
-    """A run whose every step takes a moment, and notices company on the device."""
-    for number in range(count):
-        busy.append(name)
-        assert busy == [name], "two runs on the device at once"
-        time.sleep(seconds)
-        busy.remove(name)
-        log.append(name)
-        yield Note(text=f"{name}{number}", seq=number)
-
-
-class People:
-    """Threads that read runs through one turnstile, all starting at once."""
-
-    def __init__(self, turnstile: Turnstile) -> None:
-        self.turnstile = turnstile
-        self.log: list[str] = []
-        self.busy: list[str] = []
-        self.got: dict[str, list[Event]] = {}
-        self._threads: list[threading.Thread] = []
-        self._start = threading.Event()
-
-    def add(self, name: str, count: int, seconds: float = STEP) -> None:
-        def read() -> None:
-            self._start.wait()
-            self.got[name] = list(self.turnstile.take_turns(steps(name, count, self.log, self.busy, seconds)))
-
-        self._threads.append(threading.Thread(target=read))
-
-    def go(self) -> None:
-        for thread in self._threads:
-            thread.start()
-        self._start.set()
-        for thread in self._threads:
-            thread.join(timeout=30)
-            assert not thread.is_alive(), "a run waits for ever"
-
 
 def eventually(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 5
@@ -59,38 +19,79 @@ def eventually(condition: Callable[[], bool]) -> None:
         time.sleep(0.001)
 
 
+def steps(name: str, count: int, *, during: Callable[[int], None] = lambda number: None) -> Iterator[Event]:
+    """A run of so many steps; `during` happens inside each of them."""
+    for number in range(count):
+        during(number)
+        yield Note(text=name, seq=number)
+
+
+class Crowd:
+    """Runs with a thread each, and the order in which they got their steps.
+
+    A step lasts until every other run stands in the queue, so the order depends on the turnstile and not on how
+    busy the machine is.
+    """
+
+    def __init__(self, names: str, count: int) -> None:
+        self.turnstile = Turnstile()
+        self.order: list[str] = []
+        self.got: dict[str, list[Event]] = {}
+        self._size = len(names)
+        self._busy = 0
+        self._threads = [threading.Thread(target=self._read, args=(name, count)) for name in names]
+
+    def _read(self, name: str, count: int) -> None:
+        def during(number: int) -> None:
+            self._busy += 1
+            assert self._busy == 1, "two runs on the device at once"
+            if number == 0:
+                eventually(lambda: self.turnstile.running >= self._size)
+            eventually(lambda: self.turnstile.waiting >= self.turnstile.running - 1)
+            self.order.append(name)
+            self.in_step(name, number)
+            self._busy -= 1
+
+        self.got[name] = list(self.turnstile.take_turns(steps(name, count, during=during)))
+
+    def in_step(self, name: str, number: int) -> None:
+        """For tests that do something in the middle of a step."""
+
+    def go(self) -> None:
+        for thread in self._threads:
+            thread.start()
+        for thread in self._threads:
+            thread.join(timeout=30)
+            assert not thread.is_alive(), "a run waits for ever"
+
+
 @pytest.mark.parametrize("number", [2, 5])
 def test_runs_advance_together(number: int) -> None:
-    people = People(Turnstile())
     names = "abcde"[:number]
-    for name in names:
-        people.add(name, 20)
-    people.go()
-    for position in range(number, len(people.log) + 1):
-        so_far = [people.log[:position].count(name) for name in names]
+    crowd = Crowd(names, 20)
+    crowd.go()
+    for position in range(len(crowd.order) + 1):
+        so_far = [crowd.order[:position].count(name) for name in names]
         assert max(so_far) - min(so_far) <= 1, f"{so_far} after {position} steps"
-    assert all([event.seq for event in people.got[name]] == list(range(20)) for name in names)
+    assert all([event.seq for event in crowd.got[name]] == list(range(20)) for name in names)
 
 
-def test_a_newcomer_waits_one_round_only() -> None:
-    turnstile = Turnstile()
-    people = People(turnstile)
-    people.add("a", 40)
-    people.add("b", 40)
-    late: list[int] = []
+def test_a_newcomer_waits_for_those_before_it_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd = Crowd("ab", 20)
+    newcomer = threading.Thread(
+        target=lambda: next(crowd.turnstile.take_turns(steps("c", 1, during=lambda _: crowd.order.append("c"))))
+    )
 
-    def arrive() -> None:
-        eventually(lambda: len(people.log) >= 10)
-        before = len(people.log)
-        next(newcomer)
-        late.append(people.log.index("c") - before)
+    def let_newcomer_in(name: str, number: int) -> None:
+        if (name, number) == ("a", 10):
+            newcomer.start()
+            eventually(lambda: crowd.turnstile.waiting == 2)
 
-    newcomer = turnstile.take_turns(steps("c", 1, people.log, people.busy))
-    thread = threading.Thread(target=arrive)
-    thread.start()
-    people.go()
-    thread.join()
-    assert late[0] <= 3
+    monkeypatch.setattr(crowd, "in_step", let_newcomer_in)
+    crowd.go()
+    newcomer.join()
+    came = [position for position, name in enumerate(crowd.order) if name == "a"][10]
+    assert crowd.order[came : came + 3] == ["a", "b", "c"]
 
 
 def test_events_pass_unchanged() -> None:
@@ -100,9 +101,9 @@ def test_events_pass_unchanged() -> None:
 
 def test_nobody_waits_for_a_run_that_is_not_read() -> None:
     turnstile = Turnstile()
-    idle = turnstile.take_turns(steps("a", 5, [], []))
+    idle = turnstile.take_turns(steps("a", 5))
     next(idle)
-    assert len(list(turnstile.take_turns(steps("b", 50, [], [], 0)))) == 50
+    assert len(list(turnstile.take_turns(steps("b", 50)))) == 50
 
 
 def test_closing_gives_the_place_to_the_others_and_closes_the_run() -> None:
@@ -123,7 +124,7 @@ def test_closing_gives_the_place_to_the_others_and_closes_the_run() -> None:
     turns.close()  # type: ignore[attr-defined]
     assert closed == [True]
     assert (turnstile.running, turnstile.waiting) == (0, 0)
-    assert len(list(turnstile.take_turns(steps("b", 3, [], [])))) == 3
+    assert len(list(turnstile.take_turns(steps("b", 3)))) == 3
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -139,7 +140,7 @@ def test_an_error_gives_the_place_to_the_others(error: type[BaseException]) -> N
     with pytest.raises(error):
         next(turns)
     assert (turnstile.running, turnstile.waiting) == (0, 0)
-    assert len(list(turnstile.take_turns(steps("b", 3, [], [])))) == 3
+    assert len(list(turnstile.take_turns(steps("b", 3)))) == 3
 
 
 def test_the_page_can_show_who_runs_and_who_waits() -> None:
@@ -158,7 +159,7 @@ def test_the_page_can_show_who_runs_and_who_waits() -> None:
     first = threading.Thread(target=read, args=(holding(),))
     first.start()
     eventually(lambda: turnstile.running == 1)
-    others = [threading.Thread(target=read, args=(steps(str(n), 2, [], [], 0),)) for n in range(3)]
+    others = [threading.Thread(target=read, args=(steps(str(n), 2),)) for n in range(3)]
     for thread in others:
         thread.start()
     eventually(lambda: (turnstile.running, turnstile.waiting) == (4, 3))
