@@ -258,8 +258,7 @@ def run(
     check_number("seed", seed, 0, 2**63 - 1)
     if time_limit is not None and not 0 < time_limit < float("inf"):
         raise BadParameter(f"time_limit must be a positive number of seconds, not {time_limit}.")
-    # Lone surrogates cannot be encoded; they come from broken clipboard text.
-    prompt = prompt.encode("utf-8", "replace").decode("utf-8")
+    prompt = encodable(prompt)
     prompt_ids = encode_prompt(model, prompt, raw)
     if outside := [id for id in prefix if not 0 <= id < model.vocabulary_size]:
         raise BadParameter(f"Token {outside[0]} is not in this model's vocabulary of {model.vocabulary_size:,}.")
@@ -388,7 +387,7 @@ def encode_prompt(model: CausalModel, prompt: str, raw: bool) -> list[int]:
     # No tokenizer packs this many characters into a token: refuse before spending seconds on it.
     if len(prompt) > 64 * model.context_length:
         raise PromptTooLong(len(prompt), 64 * model.context_length, unit="characters")
-    ids = model.encode(encodable(prompt), raw=raw)
+    ids = model.encode(prompt, raw=raw)
     if not ids:
         raise EmptyPrompt
     if len(ids) >= model.context_length:

@@ -299,8 +299,10 @@ def draw(probabilities: Tensor, rng: torch.Generator) -> Tensor:
             "Load it in float32 and run again."
         )
     u = torch.rand(total.shape, generator=rng, device=total.device, dtype=total.dtype)
-    # The first token whose cumulative probability exceeds u; an impossible token never does so first.
-    return torch.searchsorted(cumulative, u * total, right=True)[..., 0].clamp(max=probabilities.shape[-1] - 1)
+    # The first token whose cumulative probability exceeds u, which an impossible one never is. The product may
+    # round up to the total, which none exceeds.
+    below = torch.minimum(u * total, total.nextafter(torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, below, right=True)[..., 0]
 
 
 def top_choices(probabilities: Tensor, count: int, spell: Callable[[int], Token]) -> tuple[Choice, ...]:

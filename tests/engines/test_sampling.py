@@ -247,6 +247,13 @@ def test_impossible_tokens_are_never_drawn() -> None:
     assert set(draw(p.expand(5000, -1), torch.Generator().manual_seed(0)).tolist()) <= {2, 4}
 
 
+@pytest.mark.parametrize(("u", "token"), [(0.0, 2), (1 - 2.0**-53, 4)])
+def test_nor_at_the_ends_of_the_random_numbers(u: float, token: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "rand", lambda shape, **options: torch.full(shape, u, dtype=torch.float64))
+    for scale in (1.0, 0.3, 1 / 3, 7.0):
+        assert int(draw(scale * torch.tensor([0.0, 0.0, 0.25, 0.0, 0.75, 0.0]), torch.Generator())) == token
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_overflowed_logits_are_refused_with_a_sentence(bad: float) -> None:
     distribution = sampler().distribution(torch.tensor([1.0, bad, 0.0]), [], [])
