@@ -144,6 +144,7 @@
     const rest = make("div", { class: "fields" });
     const summary = make("summary");
     const more = make("details", { class: "more" }, summary, rest);
+    more.addEventListener("toggle", () => more.open && more.scrollIntoView({ block: "nearest" }));
     element.replaceChildren(make("div", { class: "controls" }, front, more));
 
     function set(name, entry) {

@@ -77,17 +77,20 @@
   P.kinds.sessions = (element, { props, trigger, watch }) => {
     const box = make("section", { class: "card sessions" });
     element.replaceChildren(box);
+    const line = (run) =>
+      make("li", {}, make("a", { href: `?run=${encodeURIComponent(run.id)}`, class: "session", onclick: (event) => {
+        if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+        event.preventDefault();
+        P.state.go("play");
+        trigger("open", { run: run.id, page: P.page });
+      } },
+        make("b", { text: run.method }), make("span", { class: "prompt", text: run.prompt, dir: "auto" }), make("small", { text: run.facts })));
     function update() {
-      const { runs = [], note = "" } = P.parse(props.value, {});
-      const rows = runs.map((run) =>
-        make("li", {}, make("a", { href: `?run=${encodeURIComponent(run.id)}`, class: "session", onclick: (event) => {
-          if (event.metaKey || event.ctrlKey || event.shiftKey) return;
-          event.preventDefault();
-          P.state.go("play");
-          trigger("open", { run: run.id, page: P.page });
-        } },
-          make("b", { text: run.method }), make("span", { class: "prompt", text: run.prompt, dir: "auto" }), make("small", { text: run.facts }))));
-      box.replaceChildren(make("h2", { text: "Your runs" }), make("p", { class: "explains", text: note }), make("ul", {}, ...rows));
+      const { runs = [], recorded = [], note = "" } = P.parse(props.value, {});
+      box.replaceChildren(
+        make("h2", { text: "Your runs" }), make("p", { class: "explains", text: note }), make("ul", {}, ...runs.map(line)),
+        make("h2", { text: "Recorded runs" }), make("p", { class: "explains", text: "Finished runs that come with the program." }), make("ul", {}, ...recorded.map(line)),
+      );
     }
     watch("value", update);
     update();

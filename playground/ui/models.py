@@ -71,7 +71,7 @@ def precisions(house: House) -> tuple[dict[str, Any], str]:
 
     known = quantisation.precisions()
     choices = [(one.title, one.id) for one in known if one.available]
-    lines = [f"{one.title}: {one.note}" if one.available else f"{one.title}: not here. {one.reason}" for one in known]
+    lines = [f"{one.title}: {one.note}" if one.available else f"{one.title}: not here, {one.reason}" for one in known]
     model = house.resident.model
     if model:
         measured = quantisation.measured_costs(model.weights)

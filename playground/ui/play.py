@@ -24,9 +24,10 @@ from playground.ui.drawing import Canvas
 from playground.ui.house import House
 from playground.ui.live import LivePlot, Numbers, Scrubber, TokenStream
 from playground.ui.rail import message, selected
+from playground.ui.shelf import RECORDED_RUN
 
 FIRST_METHOD = "token-recycling"
-FIRST_RUN = "recorded-token-recycling"
+FIRST_RUN = f"{RECORDED_RUN}token-recycling"
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 DRAWING: dict[str, Any] = PRIVATE | {"postprocess": False}
 """For events whose outputs are live components: their values are ready as they are."""
@@ -49,8 +50,10 @@ class Request:
 class Play:
     """The components that other pages speak to."""
 
-    method: rail.Picker
+    rail: list[Any]
+    """Method, card, prompt, chips and controls."""
     outputs: list[Any]
+    """Message, numbers, text, scrubber and pictures."""
     owner: gr.BrowserState
 
 
@@ -136,7 +139,7 @@ def build(house: House, page: gr.Textbox) -> Play:
 
     chips.pick(pick_prompt, None, prompt, queue=False, **PRIVATE)
     examples.pick(pick_prompt, None, prompt, queue=False, **PRIVATE)
-    return Play(method, outputs, owner)
+    return Play([method, card, prompt, chips, controls], outputs, owner)
 
 
 def decode(house: House, request: Request) -> Iterator[list[Any]]:
@@ -209,7 +212,7 @@ def show(house: House, run: str, step: int | None = None) -> list[Any]:
         events = house.shelf.events(run)
     except DecodingError as error:
         return say(house, str(error), tone="problem")
-    recorded = run.startswith("recorded-")
+    recorded = run.startswith(RECORDED_RUN)
     view = Canvas(house.pictures, house.methods, run).at(events, step, keep=not recorded, status="recorded" * recorded)
     return [message(), *view.outputs(house.panels)]
 
@@ -219,10 +222,32 @@ def say(house: House, text: str, *, tone: str = "calm", fraction: float | None =
     return [message(text, tone=tone, fraction=fraction), *[gr.skip()] * (3 + len(house.panels))]
 
 
+def reopened(house: House, run: str) -> list[Any]:
+    """A run brought back: what it was asked for in the rail, all of it on the right."""
+    update = show(house, run)
+    try:
+        header = house.shelf.events(run)[0]
+    except (DecodingError, IndexError):
+        return [gr.skip()] * 5 + update
+    method = house.methods.get(header.method) if isinstance(header, Started) else None
+    if method is None or not isinstance(header, Started):
+        return [gr.skip()] * 5 + update
+    has = house.resident.model.has if house.resident.model else None
+    asked = {"seed": header.seed, "max_new_tokens": header.max_new_tokens, "raw": header.raw_prompt}
+    return [
+        rail.method_picker(house.methods, method.id, has),
+        rail.method_card(method),
+        header.prompt,
+        rail.prompt_chips(method, house.prompts),
+        rail.controls(method, header.params | asked),
+        *update,
+    ]
+
+
 def opened(house: House, owner: str, request: gr.Request) -> list[Any]:
     """What a page shows when it opens: the run that its address names, if any; and a new owner gets an id."""
     run = dict(request.query_params).get("run", "")
-    update = show(house, run) if run else say(house, "")
+    update = reopened(house, run) if run else [gr.skip()] * 5 + say(house, "")
     return [owner or secrets.token_urlsafe(24), *update]
 
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import gradio as gr
 
+from engines.events import Started
 from playground.store import StoredRun
 from playground.ui.house import House
 from playground.ui.live import Live, encode
-from playground.ui.play import PRIVATE, Play, show
+from playground.ui.play import PRIVATE, Play, reopened
+from playground.ui.shelf import RECORDED_RUN
 
 MOST = 100
 
@@ -27,9 +29,9 @@ def build(house: House, play: Play) -> SessionList:
         sessions = SessionList()
 
     def reopen(event: gr.EventData) -> list[Any]:
-        return show(house, str(event._data["run"]))
+        return reopened(house, str(event._data["run"]))
 
-    sessions.open(reopen, None, play.outputs, **PRIVATE)
+    sessions.open(reopen, None, [*play.rail, *play.outputs], **PRIVATE)
     return sessions
 
 
@@ -41,17 +43,25 @@ def listing(house: House, owner: str) -> str:
         if runs
         else "Nothing yet: every run you make is kept here."
     )
-    return encode({"note": note, "runs": [_entry(house, run) for run in runs]})
+    shipped = [_recorded(house, name) for name in house.shelf.recordings()]
+    return encode({"note": note, "runs": [_entry(house, run) for run in runs], "recorded": shipped})
 
 
 def _entry(house: House, run: StoredRun) -> dict[str, str]:
-    method = house.methods.get(run.method)
     facts = [run.created[:16].replace("T", " "), run.status, run.model]
     if run.totals:
         facts += [f"{run.totals.tokens} tokens", f"{run.totals.tokens_per_second:.1f} tokens/s"]
-    return {
-        "id": run.id,
-        "method": method.title if method else run.method,
-        "prompt": " ".join(run.prompt[:160].split()),
-        "facts": " · ".join(facts),
-    }
+    return _line(house, run.id, run.method, run.prompt, facts)
+
+
+def _recorded(house: House, name: str) -> dict[str, str]:
+    id = RECORDED_RUN + name
+    header = house.shelf.events(id)[0]
+    assert isinstance(header, Started)
+    return _line(house, id, header.method, header.prompt, ["shipped with the program", header.model, header.machine])
+
+
+def _line(house: House, id: str, method: str, prompt: str, facts: list[str]) -> dict[str, str]:
+    known = house.methods.get(method)
+    title = known.title if known else method
+    return {"id": id, "method": title, "prompt": " ".join(prompt[:160].split()), "facts": " · ".join(facts)}

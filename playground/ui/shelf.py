@@ -20,6 +20,8 @@ from playground.ui.live import ASSETS
 IN_MEMORY = 64
 """Runs kept in memory; the oldest goes first."""
 RECORDED = ASSETS / "recorded"
+RECORDED_RUN = "recorded-"
+"""What the ids of shipped runs begin with."""
 
 
 class Shelf:
@@ -47,7 +49,7 @@ class Shelf:
             if id in self._runs:
                 self._runs.move_to_end(id)
                 return self._runs[id]
-        name = id.removeprefix("recorded-")
+        name = id.removeprefix(RECORDED_RUN)
         if id != name and name in self.recordings():
             events = read_recording(self._recorded, name)
         else:

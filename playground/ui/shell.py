@@ -38,6 +38,7 @@ def build(house: House) -> gr.Blocks:
         playing = play.build(house, page)
         listed = sessions.build(house, playing)
         precision, costs = models.build(house)
+        method = playing.rail[0]
         gr.HTML(footer(house), padding=False, elem_classes=["foot"])
 
         def open_page(owner: str, event: gr.EventData) -> str:
@@ -51,8 +52,8 @@ def build(house: House) -> gr.Blocks:
             return play.opened(house, owner, request)
 
         header.turn(open_page, playing.owner, listed, queue=False, **PRIVATE)
-        header.loaded(model_changed, playing.method, [playing.method, precision, costs], queue=False, **PRIVATE)
-        app.load(opened, playing.owner, [playing.owner, *playing.outputs], queue=False, **PRIVATE)
+        header.loaded(model_changed, method, [method, precision, costs], queue=False, **PRIVATE)
+        app.load(opened, playing.owner, [playing.owner, *playing.rail, *playing.outputs], queue=False, **PRIVATE)
     return app
 
 

@@ -70,6 +70,9 @@ def test_a_run_survives_reload_and_is_listed(ready: Page) -> None:
     ready.reload()
     ready.wait_for_function("document.querySelector('.asked-prompt')?.textContent === 'Name a colour.'")
     assert ready.inner_text(".tokens") == text
+    expect(ready.locator("#method .chosen b")).to_have_text("Greedy")
+    expect(ready.locator("#prompt textarea")).to_have_value("Name a colour.")
+    expect(ready.locator("#set-max_new_tokens")).to_have_value("12")
     ready.get_by_role("link", name="Sessions").click()
     ready.locator(".session", has_text="Name a colour.").click()
     expect(ready.locator(".page-play")).to_be_visible()

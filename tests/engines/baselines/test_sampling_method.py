@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import log2
 from string import printable
 
 import pytest
@@ -66,6 +67,18 @@ def test_a_repetition_penalty_counts_the_prompt_as_well(tiny_llama: CausalModel)
         got = finished(list(run(tiny_llama, "sampling", prompt, params=params, max_new_tokens=1)))
         assert got.token_ids == (int(expected.argmax()),)
     assert changed
+
+
+def test_mirostat_learns_from_every_token(tiny_llama: CausalModel) -> None:
+    params = {"mirostat_tau": 3.0, "mirostat_eta": 0.8}
+    events = list(run(tiny_llama, "sampling", "Hello", params=params, seed=1, max_new_tokens=10))
+    mu, state, new = 6.0, tiny_llama.start(), tiny_llama.encode("Hello")
+    for candidates, placed in zip(only(events, Candidates), committed(events), strict=True):
+        p = state.extend(new, last=True)[-1].softmax(-1)
+        (stage,) = candidates.stages
+        assert stage.kept == max(1, int((p >= 2**-mu).sum()))
+        new = [placed.token.id]
+        mu -= 0.8 * (-log2(float(p[new[0]])) - 3.0)
 
 
 @pytest.mark.parametrize(
