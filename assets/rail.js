@@ -100,7 +100,10 @@
     });
 
     function update() {
-      value = P.parse(props.value, value);
+      const next = P.parse(props.value, value);
+      // News about what is possible must not undo what was chosen meanwhile.
+      value = next.keep ? { ...next, keep: false, selected: value.selected } : next;
+      if (next.keep) props.value = JSON.stringify(value);
       paint();
       if (!pop.hidden) list();
     }

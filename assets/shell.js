@@ -11,6 +11,7 @@
     history.replaceState(history.state, "", url);
   };
 
+  /* Pages are `?view=…`: Gradio keeps `?page=…` for routes of its own. */
   P.kinds.header = (element, { props, trigger, server }) => {
     const pages = JSON.parse(props.pages);
     const nav = make("nav", { "aria-label": "Pages" });
@@ -25,7 +26,7 @@
       for (const link of nav.children) link.dataset.page === page ? link.setAttribute("aria-current", "page") : link.removeAttribute("aria-current");
       if (push) {
         const url = new URL(location.href);
-        page === "play" ? url.searchParams.delete("page") : url.searchParams.set("page", page);
+        page === "play" ? url.searchParams.delete("view") : url.searchParams.set("view", page);
         history.pushState({ page }, "", url);
         window.scrollTo(0, 0);
       }
@@ -34,13 +35,13 @@
     }
     P.state.go = go;
     for (const [id, title] of pages)
-      nav.append(make("a", { href: `?page=${id}`, "data-page": id, text: title, onclick: (event) => {
+      nav.append(make("a", { href: `?view=${id}`, "data-page": id, text: title, onclick: (event) => {
         if (event.metaKey || event.ctrlKey || event.shiftKey) return;
         event.preventDefault();
         go(id);
       } }));
-    window.addEventListener("popstate", () => go(new URL(location.href).searchParams.get("page") ?? "play", false));
-    const first = new URL(location.href).searchParams.get("page");
+    window.addEventListener("popstate", () => go(new URL(location.href).searchParams.get("view") ?? "play", false));
+    const first = new URL(location.href).searchParams.get("view");
     go(pages.some(([id]) => id === first) ? first : "play", false);
 
     let next = null;
@@ -57,8 +58,9 @@
         model.classList.toggle("problem", Boolean(status.problem));
         if (status.problem) model.title = status.problem;
         people.textContent = status.people;
-        if (said !== null && said !== status.loaded) trigger("loaded", { loaded: status.loaded });
-        if (said === null && status.loaded) trigger("loaded", { loaded: status.loaded });
+        if (status.loaded && said !== status.loaded) trigger("loaded", { loaded: status.loaded });
+        const kept = document.querySelector(".shell-foot .kept");
+        if (kept) kept.textContent = status.kept;
         said = status.loaded;
       } catch {
         people.textContent = "no connection";

@@ -20,6 +20,7 @@ from playground.ui.resident import Resident
 from playground.ui.shelf import Shelf, steps
 from visuals.picture import Picture, pictures
 
+KEPT = "Every run is kept on this server, and listed for you alone."
 MOST_PAGES = 1000
 """Open pages whose visible pictures are remembered."""
 
@@ -71,6 +72,7 @@ class House:
             "problem": self.resident.problem,
             "people": f"{cores} {'core' if cores == 1 else 'cores'}, {people}",
             "loaded": f"{model.name} {model.precision}" if model else "",
+            "kept": self.store.problem or KEPT,
         }
 
     def see(self, what: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ import gradio as gr
 import engines
 from engines.errors import BadParameter, DecodingError, ModelUnavailable
 from engines.events import Event, Started, committed
+from engines.method import Method
 from playground.ui import rail
 from playground.ui.drawing import Canvas
 from playground.ui.house import House
@@ -60,7 +61,7 @@ class Play:
 def build(house: House, page: gr.Textbox) -> Play:
     """Lays out the page. `page` carries the id by which a browser page is known."""
     methods = house.methods
-    first = methods.get(FIRST_METHOD) or next(iter(methods.values()))
+    first = first_method(house)
     view = Canvas(house.pictures, methods, FIRST_RUN).at(_first_events(house), keep=False, status="recorded")
     owner = gr.BrowserState("", storage_key="decoding-playground-owner", secret="decoding-playground")
     with gr.Row(elem_classes=["page", "page-play"], equal_height=False):
@@ -232,10 +233,9 @@ def reopened(house: House, run: str) -> list[Any]:
     method = house.methods.get(header.method) if isinstance(header, Started) else None
     if method is None or not isinstance(header, Started):
         return [gr.skip()] * 5 + update
-    has = house.resident.model.has if house.resident.model else None
     asked = {"seed": header.seed, "max_new_tokens": header.max_new_tokens, "raw": header.raw_prompt}
     return [
-        rail.method_picker(house.methods, method.id, has),
+        rail.method_picker(house.methods, method.id, house.resident.has),
         rail.method_card(method),
         header.prompt,
         rail.prompt_chips(method, house.prompts),
@@ -249,6 +249,11 @@ def opened(house: House, owner: str, request: gr.Request) -> list[Any]:
     run = dict(request.query_params).get("run", "")
     update = reopened(house, run) if run else [gr.skip()] * 5 + say(house, "")
     return [owner or secrets.token_urlsafe(24), *update]
+
+
+def first_method(house: House) -> Method:
+    """The method that a new page is set to."""
+    return house.methods.get(FIRST_METHOD) or next(iter(house.methods.values()))
 
 
 def _first_events(house: House) -> Sequence[Event]:

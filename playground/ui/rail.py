@@ -77,8 +77,8 @@ def selected(picker: str) -> str:
     return str(json.loads(picker or "{}").get("selected", ""))
 
 
-def method_picker(methods: Mapping[str, Method], chosen: str, has: Need | None = None) -> str:
-    """All methods by family; those that the model cannot run are greyed out and say why."""
+def method_picker(methods: Mapping[str, Method], chosen: str, has: Need | None = None, *, keep: bool = False) -> str:
+    """All methods by family; those that the model cannot run are greyed out and say why. `keep` the page's choice."""
     groups: dict[str, list[dict[str, str]]] = {}
     for method in methods.values():
         groups.setdefault(method.family, []).append(
@@ -92,6 +92,7 @@ def method_picker(methods: Mapping[str, Method], chosen: str, has: Need | None =
     return encode(
         {
             "kind": "method",
+            "keep": keep,
             "label": "Method",
             "selected": chosen,
             "groups": [

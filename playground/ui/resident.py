@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from engines.errors import DecodingError
+from engines.method import Need
 from engines.models.catalogue import DEFAULT
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ class Resident:
                 return
             self.wanted, self.fraction, self.doing, self.problem = name, 0.0, "starting", ""
         threading.Thread(target=self._load, args=(name, precision), name="load-model", daemon=True).start()
+
+    @property
+    def has(self) -> Need | None:
+        """What a method may ask of the model; None while there is none."""
+        return self.model.has if self.model else None
 
     @property
     def loading(self) -> bool:

@@ -39,14 +39,14 @@ def build(house: House) -> gr.Blocks:
         listed = sessions.build(house, playing)
         precision, costs = models.build(house)
         method = playing.rail[0]
-        gr.HTML(footer(house), padding=False, elem_classes=["foot"])
+        gr.HTML(FOOTER, padding=False, elem_classes=["foot"])
 
         def open_page(owner: str, event: gr.EventData) -> str:
             return sessions.listing(house, owner) if event._data["page"] == "sessions" else gr.skip()
 
         def model_changed(method: str) -> tuple[Any, ...]:
-            has = house.resident.model.has if house.resident.model else None
-            return rail.method_picker(house.methods, rail.selected(method), has), *models.precisions(house)
+            picker = rail.method_picker(house.methods, rail.selected(method), house.resident.has, keep=True)
+            return picker, *models.precisions(house)
 
         def opened(owner: str, request: gr.Request) -> list[Any]:
             return play.opened(house, owner, request)
@@ -57,10 +57,8 @@ def build(house: House) -> gr.Blocks:
     return app
 
 
-def footer(house: House) -> str:
-    """One calm line: what this is, and whether runs are kept."""
-    kept = house.store.problem or "Every run is kept on this machine and seen by you alone; nothing is sent anywhere."
-    return f"<footer class='shell-foot'><span>Decoding Playground</span><span>{_escaped(kept)}</span></footer>"
+FOOTER = """<footer class='shell-foot'><span>Decoding Playground</span><span class='kept'></span></footer>"""
+"""The header's script says in it whether runs are kept."""
 
 
 def launch_options() -> dict[str, Any]:
@@ -73,7 +71,3 @@ def launch_options() -> dict[str, Any]:
         "favicon_path": str(ASSETS / "favicon.svg"),
         "show_error": False,
     }
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;")

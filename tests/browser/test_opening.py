@@ -105,8 +105,21 @@ def test_pages_are_links_and_come_back(page: Page) -> None:
     page.get_by_role("link", name="Models").click()
     expect(page.locator(".page-models")).to_be_visible()
     expect(page.locator(".page-play")).to_be_hidden()
+    page.reload()
+    expect(page.locator(".page-models")).to_be_visible()
+    page.get_by_role("link", name="Sessions").click()
+    expect(page.locator(".sessions h2").first).to_have_text("Your runs")
+    page.go_back()
     page.go_back()
     expect(page.locator(".page-play")).to_be_visible()
+
+
+def test_recorded_runs_are_listed_and_open(page: Page) -> None:
+    page.get_by_role("link", name="Sessions").click()
+    page.locator(".session", has_text="Prompt lookup").click()
+    expect(page.locator(".asked-label")).to_have_text("Prompt lookup")
+    expect(page.locator("#method .chosen b")).to_have_text("Prompt lookup")
+    assert page.locator(".tok.copied").count() > 5
 
 
 PAIRS = """() => {
