@@ -16,6 +16,10 @@ from torch import Tensor, nn
 
 from engines.method import Need
 
+FEW_ROWS = 8
+"""Measured with float32 weights of 135M parameters on two cores: 1 row 32 → 15 ms, 4 rows 49 → 15, 8 rows 46 → 29;
+from 12 rows on the usual order is the faster one."""
+
 _FIXED_ROPE = {"default", "linear", "llama3"}
 
 
@@ -131,17 +135,34 @@ class LeanLlama:
         cos, sin = self._cos[positions], self._sin[positions]
         hidden = F.embedding(ids, self._embedding)
         for index, (norm_in, qkv_weight, out_weight, norm_mlp, up_weight, down_weight) in enumerate(self._layers):
-            qkv = F.linear(F.rms_norm(hidden, norm_in.shape, norm_in, self._eps), qkv_weight)
+            qkv = _project(F.rms_norm(hidden, norm_in.shape, norm_in, self._eps), qkv_weight)
             qkv = qkv.view(batch, query, heads + 2 * kv_heads, dim).transpose(1, 2)
             turned = _rotate(qkv[:, : heads + kv_heads], cos, sin)
             keys, values = cache.write(index, turned[:, heads:], qkv[:, heads + kv_heads :])
             mixed = _attend(turned[:, :heads], keys, values, mask)
-            hidden = hidden + F.linear(mixed.transpose(1, 2).reshape(batch, query, heads * dim), out_weight)
-            gate, up = F.linear(F.rms_norm(hidden, norm_mlp.shape, norm_mlp, self._eps), up_weight).chunk(2, dim=-1)
-            hidden = hidden + F.linear(F.silu(gate) * up, down_weight)
+            hidden = hidden + _project(mixed.transpose(1, 2).reshape(batch, query, heads * dim), out_weight)
+            gate, up = _project(F.rms_norm(hidden, norm_mlp.shape, norm_mlp, self._eps), up_weight).chunk(2, dim=-1)
+            hidden = hidden + _project(F.silu(gate) * up, down_weight)
         cache.length += query
         hidden = F.rms_norm(hidden, self._norm.shape, self._norm, self._eps)
-        return F.linear(hidden[:, -1:] if last else hidden, self._output), hidden
+        return _project(hidden[:, -1:] if last else hidden, self._output), hidden
+
+
+def _project(x: Tensor, weight: Tensor) -> Tensor:
+    """x (batch, query, in) times weight (out, in), transposed: (batch, query, out).
+
+    A CPU's matrix library takes the usual order, x first, for a few rows at a quarter to a half of the speed at
+    which memory delivers the weights. The other order, weight first, runs at full speed up to `FEW_ROWS`
+    rows; a single row is the one exception, and becomes two.
+    """
+    batch, query, _ = x.shape
+    rows = batch * query
+    if rows > FEW_ROWS or x.device.type != "cpu":
+        return F.linear(x, weight)
+    columns = x.reshape(rows, -1).contiguous()
+    if rows == 1:
+        columns = columns.expand(2, -1).contiguous()
+    return torch.mm(weight, columns.t())[:, :rows].t().reshape(batch, query, -1)
 
 
 def _mask(tree: Tensor | None, query: int, cached: int, device: torch.device) -> Tensor | None:

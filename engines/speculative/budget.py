@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 
-from engines.events import Curve
+from engines.events import Curve, Event, Note
+from engines.runner import Run
 
 
 def best_budget(curve: Curve, chances: Sequence[float]) -> int:
@@ -20,3 +21,13 @@ def best_budget(curve: Curve, chances: Sequence[float]) -> int:
     tokens = 1 + np.cumsum(chances)
     seconds = np.interp(sizes + 1, curve.x, np.maximum.accumulate(curve.y))
     return int(sizes[np.argmax(tokens / seconds)])
+
+
+def affordable(run: Run, chances: Sequence[float]) -> Generator[Event, None, int]:
+    """`best_budget` on this machine; shows the curve and says the number."""
+    curve = run.cost_curve()
+    budget = best_budget(curve, chances)
+    yield curve
+    guesses = "1 guess" if budget == 1 else f"{budget} guesses"
+    yield Note(text=f"On this machine {guesses} per pass should pay best: see how the cost of a pass grows.")
+    return budget

@@ -10,8 +10,9 @@ good guess for what follows here.
     4. append it and the model's next token; go to 1
 
 Exact: the output is plain decoding's, greedy or sampled (the guess depends on the past alone, rule `point`).
-transformers takes the first occurrence from the left, as `which = first` does; the default `latest` takes the
-most recent one, whose context is more often the present one.
+transformers takes the first occurrence from the left, as `which = first` does, and 10 tokens of it; the default
+`latest` takes the most recent one, whose context is more often the present one, and as many tokens as the measured
+t(q) makes worthwhile.
 """
 
 from __future__ import annotations
@@ -26,13 +27,16 @@ from torch import Tensor
 from engines.events import Event, Match, Origin
 from engines.method import Need, Paper, method
 from engines.runner import Run
+from engines.speculative.budget import affordable
 from engines.speculative.loop import speculate
 from engines.speculative.tree import TokenTree
 from engines.speculative.verify import Verification
 
 
 class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    guesses: Annotated[int, Meta(ge=1, le=64, description="Tokens copied per guess at most")] = 10
+    guesses: Annotated[
+        int, Meta(ge=0, le=64, description="Tokens copied at a time; 0 picks what this machine can pay for")
+    ] = 0
     max_ngram: Annotated[int, Meta(ge=1, le=8, description="Longest ending of the text that is looked up")] = 3
     which: Annotated[Literal["latest", "first"], Meta(description="Which earlier occurrence to copy from")] = "latest"
     temperature: Annotated[float, Meta(ge=0, le=5, description="0 takes the most probable token")] = 0.0
@@ -40,6 +44,10 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     top_p: Annotated[
         float, Meta(ge=0.01, le=1, description="Keep the smallest set that holds this much probability")
     ] = 1.0
+
+
+COPY_CHANCE = 0.6
+"""Estimated probability that a copied token is right if all before it were; ours, it only sizes the guess."""
 
 
 class NgramIndex:
@@ -73,9 +81,9 @@ class Copier:
 
     origin: Origin = "copied"
 
-    def __init__(self, params: Params) -> None:
+    def __init__(self, params: Params, guesses: int) -> None:
         self._index = NgramIndex(params.max_ngram, params.which)
-        self._guesses = params.guesses
+        self._guesses = guesses
 
     def propose(self, run: Run) -> Generator[Event, None, TokenTree]:
         text = run.sequence
@@ -115,4 +123,5 @@ class Copier:
     pictures=("token-stream", "matches", "draft-tree", "acceptance", "budget", "confidence"),
 )
 def prompt_lookup(run: Run, params: Params) -> Iterator[Event]:
-    yield from speculate(run, Copier(params), params)
+    guesses = params.guesses or (yield from affordable(run, [COPY_CHANCE**depth for depth in range(1, 17)]))
+    yield from speculate(run, Copier(params, guesses), params)

@@ -16,7 +16,7 @@ Differs from the reference code: its table starts as zeros and drafts token 0 fr
 them; it writes duplicate keys in undefined order on a GPU, ours lets the true context win; it ignores
 temperature. The published template T has 80 nodes. A small machine cannot pay for them: T is cut to the nodes
 most likely to be accepted, as many as the measured t(q) makes worthwhile. The rank chances behind that choice
-are estimates of ours, not the paper's.
+are measurements of ours, not the paper's.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ import msgspec
 from msgspec import Meta
 from torch import Tensor
 
-from engines.events import Event, Note, Origin
+from engines.events import Event, Origin
 from engines.method import Need, Paper, method
 from engines.runner import Run
-from engines.speculative.budget import best_budget
+from engines.speculative.budget import affordable
 from engines.speculative.loop import speculate
 from engines.speculative.tree import TokenTree
 from engines.speculative.verify import Verification
@@ -121,8 +121,8 @@ TEMPLATE: tuple[str, ...] = (
     "000100",
 )
 
-RANK_CHANCES = (0.40, 0.12, 0.06, 0.04, 0.03, 0.025, 0.02, 0.015)
-"""Estimated probability that the successor remembered at each rank is the right one."""
+RANK_CHANCES = (0.35, 0.16, 0.06, 0.03, 0.02, 0.01, 0.005, 0.003)
+"""Probability that the successor remembered at each rank is the right one: measured on the embedded model, cold."""
 
 
 class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -214,11 +214,6 @@ _hot: dict[tuple[str, int], dict[int, list[int]]] = {}
 )
 def token_recycling(run: Run, params: Params) -> Iterator[Event]:
     order = likeliest_first(params.width)
-    nodes = params.nodes
-    if nodes == 0:
-        curve = run.cost_curve()
-        nodes = best_budget(curve, [node_chance(path) for path in order])
-        yield curve
-        yield Note(text=f"On this machine {nodes} guesses per tree should pay best: see how the cost of a pass grows.")
+    nodes = params.nodes or (yield from affordable(run, [node_chance(path) for path in order]))
     table = _hot.setdefault((run.model.weights, params.width), {}) if params.memory == "hot" else {}
     yield from speculate(run, Recycler(order[:nodes], params.width, table), params)

@@ -104,7 +104,7 @@ def test_hot_runs_share_a_table_and_cold_ones_do_not(tiny_llama: CausalModel) ->
 
 def test_the_budget_is_chosen_from_the_measured_cost_and_said(tiny_llama: CausalModel) -> None:
     events = list(run(tiny_llama, "token-recycling", "abc", max_new_tokens=4))
-    assert any(isinstance(event, Note) and "guesses per tree" in event.text for event in events)
+    assert any(isinstance(event, Note) and "per pass should pay best" in event.text for event in events)
 
 
 def test_one_guess_is_a_tree_too(tiny_llama: CausalModel) -> None:
