@@ -33,19 +33,17 @@ from engines.events import (
     Curve,
     Event,
     Finished,
-    Forward,
     Note,
     Origin,
     Placed,
     Reason,
     Stage,
     Started,
-    Totals,
-    Verdict,
 )
 from engines.method import NEED_WORDS, Method, Need, find
 from engines.models.causal import CausalModel, State
 from engines.sampling import top_choices
+from engines.tally import Tally
 
 PROMPT_CHUNK = 512
 """Prompt tokens per pass: short enough that Stop acts soon, long enough to be efficient."""
@@ -321,63 +319,24 @@ def _stamped(job: Run, events: Iterator[Event]) -> Iterator[Event]:
                 break
             event = msgspec.structs.replace(event, seq=sequence, time=job.clock.seconds)
             sequence += 1
-            tally.count(event)
+            tally.count([event])
             yield event
         reason = (job.finished and job.reason) or "method done"
         if reason == "time limit":
             note = Note(text="The time limit was reached, so the text ends here.", seq=sequence, time=job.clock.seconds)
             sequence += 1
             yield note
+        tally.seconds = job.clock.seconds
         yield Finished(
             seq=sequence,
-            time=job.clock.seconds,
+            time=tally.seconds,
             reason=reason,
             text=job.text(),
             token_ids=tuple(job.output),
-            totals=tally.totals(len(job.output) - job.given, job.clock.seconds),
+            totals=tally.totals,
         )
     finally:
         events.close()  # type: ignore[attr-defined]
-
-
-class Tally:
-    """Adds up a stream, in the vocabulary of `Totals`."""
-
-    def __init__(self) -> None:
-        self.passes = {"prompt": 0, "target": 0, "draft": 0}
-        self.tokens_processed = 0
-        self.outcomes = {"accepted": 0, "rejected": 0, "untested": 0}
-        self.first: float | None = None
-
-    def count(self, event: Event) -> None:
-        """Takes one event into account."""
-        match event:
-            case Forward(lane=lane, batch=batch, query=query):
-                self.passes[lane] += 1
-                self.tokens_processed += batch * query
-            case Verdict(nodes=nodes):
-                for node in nodes:
-                    self.outcomes[node.outcome] += 1
-            case Commit(tokens=tokens) if self.first is None and any(token.origin != "given" for token in tokens):
-                self.first = event.time
-
-    def totals(self, tokens: int, seconds: float) -> Totals:
-        """The sums, for `tokens` generated in `seconds` of decode time."""
-        tested = self.outcomes["accepted"] + self.outcomes["rejected"]
-        return Totals(
-            tokens=tokens,
-            seconds=seconds,
-            time_to_first_token=self.first or 0.0,
-            target_passes=self.passes["target"],
-            prompt_passes=self.passes["prompt"],
-            draft_passes=self.passes["draft"],
-            tokens_processed=self.tokens_processed,
-            drafted=sum(self.outcomes.values()),
-            **self.outcomes,
-            tokens_per_second=tokens / seconds if seconds else 0.0,
-            tokens_per_target_pass=tokens / self.passes["target"] if self.passes["target"] else 0.0,
-            acceptance_rate=self.outcomes["accepted"] / tested if tested else None,
-        )
 
 
 def encode_prompt(model: CausalModel, prompt: str, raw: bool) -> list[int]:

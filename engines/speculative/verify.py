@@ -35,8 +35,8 @@ class Verification:
     """Accepted nodes from depth 1 down."""
     extra: int = -1
     """The bonus or correction token."""
-    finals: list[float] = field(default_factory=list)
-    """Probability after filters of every accepted token and of the extra one."""
+    finals: list[float | None] = field(default_factory=list)
+    """Probability after filters of every accepted token and of the extra one; None under greedy decoding."""
     stages: list[tuple[Stage, ...]] = field(default_factory=list)
     """What the filters did at the place of every accepted token and of the extra one."""
     judged: dict[int, Judged] = field(default_factory=dict)
@@ -113,7 +113,7 @@ def _walk_greedy(
         result.judged[child] = Judged(child, outcome, p=p, accept_probability=float(token == best))
         if token == best:
             accepted = child
-    result.finals.append(1.0)
+    result.finals.append(None)
     result.stages.append(())
     if accepted is None:
         result.extra = best

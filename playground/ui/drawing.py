@@ -15,8 +15,9 @@ import gradio as gr
 
 from engines.events import Commit, Event, Finished, Started
 from engines.method import Method
+from engines.tally import Tally
 from playground.ui.live import encode, plot_value, stream_value
-from playground.ui.numbers import Sums
+from playground.ui.numbers import headline
 from playground.ui.shelf import steps
 from visuals.picture import Picture
 from visuals.token_stream import draw as draw_tokens
@@ -51,7 +52,7 @@ class Canvas:
         self.run = run
         self._pictures = {id: one for id, one in pictures.items() if id != STREAM}
         self._methods = methods
-        self._sums = Sums()
+        self._tally = Tally()
         self._counted = 0
         self._tokens: list[str] = []
         self._turn = list(self._pictures)
@@ -67,9 +68,10 @@ class Canvas:
     def live(self, events: Sequence[Event], seen: Collection[str]) -> View:
         """The update that is due: the text, and of the pictures in `seen` as many as fit."""
         began = time.perf_counter()
-        step = self._count(events).passes["target"]
+        numbers = self._numbers(events)
+        step = self._tally.passes["target"]
         scrubber = {"run": self.run, "step": step, "steps": step, "live": True, "status": "live"}
-        view = View(self._sums.headline(), self._text(events, live=True), encode(scrubber))
+        view = View(numbers, self._text(events, live=True), encode(scrubber))
         for id in list(self._turn):
             relevant = self._is_relevant(id, events)
             if relevant == self._relevant.get(id) and not (relevant and id in seen):
@@ -90,8 +92,7 @@ class Canvas:
         ends = steps(events)
         step = len(ends) - 1 if step is None else max(0, min(step, len(ends) - 1))
         shown = events[: ends[step]]
-        self._tokens, self._sums, self._counted = [], Sums(), 0
-        self._count(shown)
+        self._tokens, self._tally, self._counted = [], Tally(), 0
         scrubber = {
             "run": self.run,
             "step": step,
@@ -101,17 +102,18 @@ class Canvas:
             "status": status or ending(events),
             "commits": commit_steps(events, ends),
         }
-        view = View(self._sums.headline(), self._text(shown, live=False), encode(scrubber))
+        view = View(self._numbers(shown), self._text(shown, live=False), encode(scrubber))
         for id in self._pictures:
             # What the whole run has something for keeps its place while one steps through it.
             relevant = self._is_relevant(id, events)
             view.plots[id] = self._plot(id, shown, relevant=relevant, narrate=True, step=step)
         return view
 
-    def _count(self, events: Sequence[Event]) -> Sums:
-        self._sums.count(events[self._counted :])
+    def _numbers(self, events: Sequence[Event]) -> str:
+        self._tally.count(events[self._counted :])
         self._counted = len(events)
-        return self._sums
+        started = _started(events)
+        return headline(self._tally, started.max_new_tokens if started else 0)
 
     def _text(self, events: Sequence[Event], *, live: bool) -> dict[str, Any]:
         drawn = draw_tokens(events, start=len(self._tokens)) or {}

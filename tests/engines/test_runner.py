@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -13,7 +13,8 @@ from engines.errors import BadParameter, DecodingError, EmptyPrompt, NeedNotMet,
 from engines.events import Candidates, Commit, Event, Forward, Note, Placed, Started
 from engines.method import Need, find, method
 from engines.models.causal import CausalModel
-from engines.runner import PROMPT_CHUNK, Run, Stopwatch, Tally, check_needs, run
+from engines.runner import PROMPT_CHUNK, Run, Stopwatch, check_needs, run
+from engines.tally import Tally
 from tests.engines.laws import check_stream, finished, only, untimed
 
 
@@ -240,10 +241,10 @@ def test_candidates_are_the_models_own_probabilities(tiny_llama: CausalModel) ->
 
 
 def test_totals_keep_the_vocabulary_of_numbers() -> None:
-    tally = Tally()
-    for lane in ("prompt", "target", "target", "draft"):
-        tally.count(Forward(lane=lane, batch=2, query=3, cached=0, seconds=0.1))  # type: ignore[arg-type]
-    totals = tally.totals(6, 2.0)
+    lanes: tuple[Literal["prompt", "target", "draft"], ...] = ("prompt", "target", "target", "draft")
+    tally = Tally().count(Forward(lane=lane, batch=2, query=3, cached=0, seconds=0.1) for lane in lanes)
+    tally.tokens, tally.seconds = 6, 2.0
+    totals = tally.totals
     assert (totals.prompt_passes, totals.target_passes, totals.draft_passes) == (1, 2, 1)
     assert totals.tokens_processed == 24
     assert totals.tokens_per_target_pass == 3
