@@ -118,8 +118,8 @@ class Copier:
     idea="When the text's last words also occur earlier, guesses that it goes on as it did there. "
     "Free and fast where the answer repeats its input.",
     look_at="The matches: arcs show where each guess was copied from.",
-    shines=("edit-rename-variable", "copy-code"),
-    loses=("poem-sea",),
+    shines=("copy-list", "sum-lighthouse"),
+    loses=("qa-rain", "fact-photosynthesis"),
     pictures=("token-stream", "matches", "draft-tree", "acceptance", "budget", "confidence"),
 )
 def prompt_lookup(run: Run, params: Params) -> Iterator[Event]:

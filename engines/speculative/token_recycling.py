@@ -208,8 +208,8 @@ _hot: dict[tuple[str, int], dict[int, list[int]]] = {}
     idea="Remembers which tokens the model itself considered after each token, and guesses along those. "
     "Wrong guesses cost nothing but a little width.",
     look_at="The draft tree: the green path was right, and all of it came from one pass.",
-    shines=("edit-rename-variable", "copy-code"),
-    loses=("poem-sea",),
+    shines=("math-change", "copy-list"),
+    loses=("sum-meeting", "tr-german"),
     pictures=("token-stream", "draft-tree", "acceptance", "budget", "cost-curve", "confidence"),
 )
 def token_recycling(run: Run, params: Params) -> Iterator[Event]:
