@@ -81,7 +81,7 @@ def test_methods_are_grouped_searchable_and_bring_their_controls(page: Page) -> 
     expect(page.locator("#method .option")).to_have_count(1)
     page.keyboard.press("Enter")
     expect(page.locator("#method .chosen b")).to_have_text("Prompt lookup")
-    expect(page.locator("#set-guesses")).to_have_value("10")
+    expect(page.locator("#set-guesses")).to_have_value("0")
     expect(page.locator(".method-card .badge")).to_contain_text("lossless")
     page.locator(".prompt-tools .live-chips button").first.click()
     page.wait_for_function("document.querySelector('#prompt textarea').value.includes('```')")
