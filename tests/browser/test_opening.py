@@ -83,8 +83,11 @@ def test_methods_are_grouped_searchable_and_bring_their_controls(page: Page) -> 
     expect(page.locator("#method .chosen b")).to_have_text("Prompt lookup")
     expect(page.locator("#set-guesses")).to_have_value("0")
     expect(page.locator(".method-card .badge")).to_contain_text("lossless")
-    page.locator(".prompt-tools .live-chips button").first.click()
-    page.wait_for_function("document.querySelector('#prompt textarea').value.includes('```')")
+    chip = page.locator(".prompt-tools .live-chips button").first
+    prompt = chip.get_attribute("title") or ""
+    assert prompt
+    chip.click()
+    page.wait_for_function("start => document.querySelector('#prompt textarea').value.startsWith(start)", arg=prompt)
 
 
 def test_run_stays_in_sight_on_a_small_laptop(page: Page) -> None:
