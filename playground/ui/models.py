@@ -54,11 +54,12 @@ def build(house: House) -> tuple[gr.Dropdown, gr.HTML]:
             gr.skip(),
         )
         try:
-            quantisation.measure_cost(model)
+            cost = quantisation.measure_cost(model)
         except DecodingError as error:
             yield message(str(error), tone="problem"), gr.skip()
             return
-        yield message("Measured."), precisions(house)[1]
+        figures = f"{cost.milliseconds:.1f} ms per token, perplexity {cost.perplexity:.2f}"
+        yield message(f"Measured, {cost.precision}: {figures}."), precisions(house)[1]
 
     measure.click(weigh, None, [told, costs], concurrency_limit=1, **PRIVATE)
     load.click(start, [picker, precision], told, concurrency_limit=4, **PRIVATE)
