@@ -195,9 +195,9 @@ def _discover() -> None:
 
 
 def methods() -> dict[str, Method]:
-    """Every known method by id, family by family."""
+    """Every known method by id, family by family, whichever module was imported first."""
     _discover()
-    return dict(sorted(_registry.items(), key=lambda item: (item[1].family != "baselines", item[1].family)))
+    return dict(sorted(_registry.items(), key=lambda item: (item[1].family != "baselines", item[1].family, item[0])))
 
 
 def find(id: str) -> Method:
