@@ -11,7 +11,7 @@ Conventions, the same everywhere:
   what is left after penalties, temperature and filters, `q` is the draft's, `p` the target's after filters.
 * *Times* are seconds. `time` on an event is decode time since the run began; time during which the
   generator was suspended (drawing, database, other people's turns) does not count.
-* `seq` and `time` are stamped by the runner, never by a method.
+* `seq`, `time` and `at` are stamped by the runner, never by a method.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=str
 
     seq: int = -1
     time: float = 0.0
+    at: str = ""
+    """Module and line that the method had come to, e.g. `engines.speculative.loop:47`; empty for the runner's own."""
 
 
 class Started(Event, frozen=True, kw_only=True):
@@ -69,8 +71,12 @@ class Started(Event, frozen=True, kw_only=True):
     seed: int
     max_new_tokens: int
     raw_prompt: bool
+    stop: tuple[str, ...] = ()
+    time_limit: float | None = None
     versions: dict[str, str]
     machine: str
+    code: str = ""
+    """Hash of the sources of `engines`, so that a line in `at` can be known to be the line of today."""
 
 
 class Stage(msgspec.Struct, frozen=True):

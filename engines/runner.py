@@ -14,12 +14,14 @@ limit, stop strings, the time limit and the context length.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -97,6 +99,8 @@ class Run:
         self.given = 0
         self.prompt_hidden: list[Tensor] | None = None
         """Hidden states (tokens, width) of what `read_prompt` read, piece by piece, for methods that need them."""
+        self.work: Iterator[Event] | None = None
+        """The method's generator, once it has begun."""
         self._step = 0
         self._tail = max((len(text) for text in self.stop), default=0)
 
@@ -277,8 +281,11 @@ def run(
         seed=seed,
         max_new_tokens=max_new_tokens,
         raw_prompt=raw,
+        stop=job.stop,
+        time_limit=time_limit,
         versions=library_versions(),
         machine=machine(model.device.type),
+        code=code(),
     )
     return _stamped(job, _decode(job, spec, settings, started, list(prefix)))
 
@@ -298,9 +305,14 @@ def _decode(job: Run, spec: Method, settings: Any, started: Started, prefix: lis
             "so this method is not exactly lossless here."
         )
     yield from job.read_prompt()
-    for event in spec.generate(job, settings):
-        yield from job.settle()
-        yield event
+    job.work = spec.generate(job, settings)
+    try:
+        for event in job.work:
+            yield from job.settle()
+            yield event
+    finally:
+        if isinstance(job.work, Generator):
+            job.work.close()
     yield from job.settle()
 
 
@@ -317,7 +329,7 @@ def _stamped(job: Run, events: Iterator[Event]) -> Iterator[Event]:
                 job.clock.stop()
             if event is None:
                 break
-            event = msgspec.structs.replace(event, seq=sequence, time=job.clock.seconds)
+            event = msgspec.structs.replace(event, seq=sequence, time=job.clock.seconds, at=where(job.work))
             sequence += 1
             tally.count([event])
             yield event
@@ -376,6 +388,23 @@ def check_number(name: str, value: object, low: int, high: int) -> None:
 def library_versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     return {name: version(name) for name in ("torch", "transformers")} | {"python": platform.python_version()}
+
+
+@cache
+def code() -> str:
+    """Hash of the sources of `engines`."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def where(work: Any) -> str:
+    """Module and line at which a suspended generator stands, in the innermost frame that is not the runner's."""
+    at = ""
+    while (frame := getattr(work, "gi_frame", None)) is not None:
+        if frame.f_code.co_filename != __file__:
+            at = f"{frame.f_globals.get('__name__', '')}:{frame.f_lineno}"
+        work = work.gi_yieldfrom
+    return at
 
 
 def machine(device: str) -> str:

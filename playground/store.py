@@ -147,14 +147,14 @@ class Store:
 
     def run(self, id: str) -> StoredRun:
         """The run with this id, whoever owns it. Raises `UnknownRun`, or `UnreadableRun` when the file is damaged."""
-        rows = self._read(f"SELECT {_COLUMNS} FROM runs WHERE id = ?", [id])
+        rows = self.read(f"SELECT {_COLUMNS} FROM runs WHERE id = ?", [id])
         if not rows:
             raise UnknownRun(f"There is no run called {shown(id)} here.")
         return _stored_run(rows[0])
 
     def events(self, id: str) -> list[Event]:
         """The events of a run, in order; of a run under way, those written so far. Raises as `run` does."""
-        rows = self._read("SELECT kind, body FROM events WHERE run = ? ORDER BY seq", [id])
+        rows = self.read("SELECT kind, body FROM events WHERE run = ? ORDER BY seq", [id])
         if not rows:
             self.run(id)
         try:
@@ -166,7 +166,7 @@ class Store:
         """The newest runs, of one owner or of all. Empty when the database cannot be read: see `problem`."""
         where, values = ("WHERE owner = ?", [owner]) if owner is not None else ("", [])
         try:
-            rows = self._read(
+            rows = self.read(
                 f"SELECT {_COLUMNS} FROM runs {where} ORDER BY created DESC LIMIT ? OFFSET ?", [*values, limit, offset]
             )
         except UnreadableRun:
@@ -252,7 +252,8 @@ class Store:
                 db.close()
             self._writer = self._reader = None
 
-    def _read(self, sql: str, values: Sequence[Any]) -> list[dict[str, Any]]:
+    def read(self, sql: str, values: Sequence[Any] | dict[str, Any] = ()) -> list[dict[str, Any]]:
+        """The rows of a query of ours. Raises `UnreadableRun` when the database cannot be read."""
         with self._reading:
             if self._reader is None:
                 raise UnreadableRun(self.problem or "The database is closed.")

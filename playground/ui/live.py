@@ -10,8 +10,10 @@ strings cost it nothing, so an update of the text is the tokens from the first c
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ import gradio as gr
 import msgspec
 import plotly
 
+from playground.texts import TEXTS, languages, text, texts
 from visuals.palette import dark_of
 from visuals.picture import Drawing, Picture
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
-SCRIPTS = ("live.js", "plot.js", "tokens.js", "scrubber.js", "rail.js", "shell.js")
+SCRIPTS = sorted((ASSETS / "scripts").glob("*.js"), key=lambda file: (file.name != "live.js", file.name))
+"""What the page runs: `live.js` first, every other file registers the kinds of components it draws."""
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 
 SHOWN_PROMPT = 400
@@ -39,10 +43,33 @@ def url(file: Path) -> str:
 
 def serve_assets() -> str:
     """Lets Gradio serve the scripts and Plotly, and nothing else; returns what belongs into the page's head."""
-    scripts = [ASSETS / name for name in SCRIPTS]
-    gr.set_static_paths([*scripts, PLOTLY])
-    tags = [f'<script src="{url(file)}?{int(file.stat().st_mtime)}"></script>' for file in scripts]
-    return "\n".join(['<meta name="viewport" content="width=device-width, initial-scale=1">', *tags])
+    words = {language: TEXTS / f"{language}.json" for language in languages()}
+    gr.set_static_paths([*SCRIPTS, *words.values(), PLOTLY])
+    spoken = encode({language: _versioned(file) for language, file in words.items()})
+    return "\n".join(
+        [
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f'<meta name="playground-texts" content="{html.escape(spoken)}">',
+            *(f'<script src="{_versioned(file)}"></script>' for file in SCRIPTS),
+        ]
+    )
+
+
+def _versioned(file: Path) -> str:
+    """The file's address, a new one whenever the file has changed, so that no browser keeps an old one."""
+    return f"{url(file)}?{int(file.stat().st_mtime)}"
+
+
+@cache
+def spoken() -> gr.I18n:
+    """The page's words for Gradio's own parts."""
+    return gr.I18n(**{language: texts(language) for language in languages()})
+
+
+def native(key: str) -> Any:
+    """A text of `assets/texts` as the label or value of one of Gradio's own parts, said in the reader's language."""
+    text(key)
+    return spoken()(key)
 
 
 def encode(value: Any) -> str:
@@ -59,12 +86,12 @@ class Live(gr.HTML):
     def __init__(
         self, kind: str, value: Any = "", *, events: tuple[str, ...] = (), server: tuple[Server, ...] = (), **props: Any
     ) -> None:
-        # The script file may still be on its way when the component is mounted.
+        # The script file or the words may still be on their way when the component is mounted.
         script = f"""
             const events = {json.dumps(events)};
             const mount = () => {{
                 const kind = window.Playground?.kinds[{json.dumps(kind)}];
-                if (!kind) return setTimeout(mount, 15);
+                if (!kind || !window.Playground.ready) return setTimeout(mount, 15);
                 kind(element, {{ props, trigger, watch, server }});
             }};
             mount();

@@ -1,26 +1,20 @@
-"""The Play page: choose a method and a prompt, run, and watch every decision; step back and forth; branch.
-
-A run happens in the request's own generator: it takes one step at a time through the turnstile, is recorded while
-it passes, and is drawn when an update is due. Stop sets a flag that is looked at between two steps; a closed page
-closes the generator. Either way the work ends, and what there is of the run is kept.
-"""
+"""The Play page: choose a method and a prompt, run, and watch every decision; step back and forth; branch."""
 
 from __future__ import annotations
 
 import json
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 
-import engines
-from engines.errors import BadParameter, DecodingError, ModelUnavailable
-from engines.events import Event, Started, committed
+from engines.errors import DecodingError
+from engines.events import Event, Started
 from engines.method import Method
 from playground.ui import rail
+from playground.ui.decoding import Request, branched, decode, say
 from playground.ui.drawing import Canvas
 from playground.ui.house import House
 from playground.ui.live import LivePlot, Numbers, Scrubber, TokenStream
@@ -32,19 +26,6 @@ FIRST_RUN = f"{RECORDED_RUN}token-recycling"
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 DRAWING: dict[str, Any] = PRIVATE | {"postprocess": False}
 """For events whose outputs are live components: their values are ready as they are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What Run was pressed with, or an alternative clicked with."""
-
-    method: str
-    prompt: str
-    settings: dict[str, Any]
-    owner: str
-    page: str
-    prefix: tuple[int, ...] = ()
-    parent: tuple[str, int] | None = None
 
 
 @dataclass
@@ -143,70 +124,6 @@ def build(house: House, page: gr.Textbox) -> Play:
     return Play([method, card, prompt, chips, controls], outputs, owner)
 
 
-def decode(house: House, request: Request) -> Iterator[list[Any]]:
-    """One run from request to last event, as updates of the page's outputs."""
-    flag = house.stopper(request.page)
-    try:
-        for fraction, doing in house.resident.wait():
-            yield say(house, f"Waiting for the model: {doing}", fraction=fraction)
-            if flag.is_set():
-                yield say(house, "")
-                return
-        model = house.resident.model
-        if model is None:
-            raise ModelUnavailable(house.resident.problem or "No model is loaded. Choose one on the Models page.")
-        yield say(house, "")
-        made = engines.run(model, request.method, request.prompt, prefix=request.prefix, **arguments(request))
-        recording = house.store.recording(house.turnstile.take_turns(made), owner=request.owner, parent=request.parent)
-        with closing(recording):
-            events: list[Event] = []
-            canvas: Canvas | None = None
-            for event in recording:
-                events.append(event)
-                if canvas is None:
-                    run = house.shelf.put(events, recording.run_id or "")
-                    canvas = Canvas(house.pictures, house.methods, run)
-                if canvas.due:
-                    yield [gr.skip(), *canvas.live(events, house.seen(request.page)).outputs(house.panels)]
-                if flag.is_set():
-                    break
-        assert canvas is not None
-        kept = house.store.problem is None
-        yield [message(), *canvas.at(events, keep=kept).outputs(house.panels)]
-    except DecodingError as error:
-        yield say(house, str(error), tone="problem")
-    finally:
-        house.forget(request.page, flag)
-
-
-def arguments(request: Request) -> dict[str, Any]:
-    """The settings as `engines.run` takes them. Raises `BadParameter` when one is not a number."""
-    values = dict(request.settings)
-    stop = tuple(text for text in str(values.pop("stop", "")).replace("\\n", "\n").split("|") if text)
-    limit = values.pop("time_limit", None)
-    own = {"seed", "max_new_tokens", "raw"}
-    return {
-        "params": {name: None if value == "" else value for name, value in values.items() if name not in own},
-        "seed": _whole("seed", values.get("seed", 0)),
-        "max_new_tokens": _whole("max_new_tokens", values.get("max_new_tokens", 96)),
-        "raw": bool(values.get("raw")),
-        "stop": stop,
-        "time_limit": None if limit in (None, "") else _number("time_limit", limit),
-    }
-
-
-def branched(
-    house: House, told: dict[str, Any], method: str, settings: dict[str, Any], owner: str, page: str
-) -> Request:
-    """The request that continues another run from one of its tokens' alternatives."""
-    run, position, token = str(told["run"]), int(told["position"]), int(told["token"])
-    events = house.shelf.events(run)
-    header = next(event for event in events if isinstance(event, Started))
-    prefix = tuple(placed.token.id for placed in committed(events)[:position])
-    settings = settings | {"raw": header.raw_prompt}
-    return Request(method, header.prompt, settings, owner, page, (*prefix, token), (run, position))
-
-
 def show(house: House, run: str, step: int | None = None) -> list[Any]:
     """A run that is on the shelf or in the store, after `step` steps."""
     try:
@@ -216,11 +133,6 @@ def show(house: House, run: str, step: int | None = None) -> list[Any]:
     recorded = run.startswith(RECORDED_RUN)
     view = Canvas(house.pictures, house.methods, run).at(events, step, keep=not recorded, status="recorded" * recorded)
     return [message(), *view.outputs(house.panels)]
-
-
-def say(house: House, text: str, *, tone: str = "calm", fraction: float | None = None) -> list[Any]:
-    """An update that changes nothing but the message."""
-    return [message(text, tone=tone, fraction=fraction), *[gr.skip()] * (3 + len(house.panels))]
 
 
 def reopened(house: House, run: str) -> list[Any]:
@@ -233,7 +145,13 @@ def reopened(house: House, run: str) -> list[Any]:
     method = house.methods.get(header.method) if isinstance(header, Started) else None
     if method is None or not isinstance(header, Started):
         return [gr.skip()] * 5 + update
-    asked = {"seed": header.seed, "max_new_tokens": header.max_new_tokens, "raw": header.raw_prompt}
+    asked = {
+        "seed": header.seed,
+        "max_new_tokens": header.max_new_tokens,
+        "raw": header.raw_prompt,
+        "stop": "|".join(header.stop),
+        "time_limit": header.time_limit,
+    }
     return [
         rail.method_picker(house.methods, method.id, house.resident.has),
         rail.method_card(method),
@@ -266,19 +184,3 @@ def _first_events(house: House) -> Sequence[Event]:
 def _first_prompt(house: House) -> str:
     events = _first_events(house)
     return events[0].prompt if events and isinstance(events[0], Started) else next(iter(house.prompts.values())).prompt
-
-
-def _whole(name: str, value: Any) -> int:
-    try:
-        return int(str(value).strip())
-    except ValueError:
-        label = name.replace("_", " ").capitalize()
-        raise BadParameter(f"{label} must be a whole number, not {str(value)[:40]!r}.") from None
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        label = name.replace("_", " ").capitalize()
-        raise BadParameter(f"{label} must be a number of seconds, not {str(value)[:40]!r}.") from None

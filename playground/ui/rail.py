@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from engines.method import NEED_WORDS, Method, Need, Setting
+from playground.texts import Text
 from playground.ui.live import ASSETS, Live, encode
 
 FRONT_SETTINGS = 3
@@ -67,7 +68,7 @@ class Message(Live):
         super().__init__("message", value, **props)
 
 
-def message(text: str = "", *, tone: str = "calm", fraction: float | None = None) -> str:
+def message(text: str | Text = "", *, tone: str = "calm", fraction: float | None = None) -> str:
     """The value of a `Message`; an empty one hides it."""
     return encode({"text": text, "tone": tone, "fraction": fraction})
 

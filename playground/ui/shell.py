@@ -8,11 +8,12 @@ import gradio as gr
 
 from playground.ui import models, play, rail, sessions
 from playground.ui.house import House
-from playground.ui.live import ASSETS, Live, Server, encode, serve_assets
+from playground.ui.live import ASSETS, Live, Server, encode, serve_assets, spoken
 from playground.ui.play import PRIVATE
 from playground.ui.theme import stylesheet, theme
 
-PAGES = (("play", "Play"), ("sessions", "Sessions"), ("models", "Models"))
+PAGES = ("play", "sessions", "models")
+"""Ids of the pages, in the order of the header; `<id>.page` in `assets/texts` is a page's name."""
 
 
 class Header(Live):
@@ -68,6 +69,7 @@ def launch_options() -> dict[str, Any]:
         # In the head, because `css=` would be scoped to Gradio's container, which the page's states are outside of.
         "head": f"{serve_assets()}<style>{stylesheet()}</style>",
         "footer_links": [],
+        "i18n": spoken(),
         "favicon_path": str(ASSETS / "favicon.svg"),
         "show_error": False,
     }

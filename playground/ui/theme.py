@@ -61,6 +61,7 @@ def theme() -> gr.themes.Base:
 
 
 def stylesheet() -> str:
-    """Palette first, then the sheet that uses it."""
+    """Palette first, then the sheets that use it: `shell.css`, and one per page."""
     swatches = css_roles(".swatch")
-    return "\n".join([css_variables(), css_roles(".tok"), swatches, (ASSETS / "style.css").read_text()])
+    sheets = sorted((ASSETS / "styles").glob("*.css"), key=lambda file: (file.name != "shell.css", file.name))
+    return "\n".join([css_variables(), css_roles(".tok"), swatches, *(sheet.read_text() for sheet in sheets)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import time
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from engines.errors import BadParameter, DecodingError, EmptyPrompt, NeedNotMet, PromptTooLong, UnknownMethod
-from engines.events import Candidates, Commit, Event, Forward, Note, Placed, Started
+from engines.events import Candidates, Commit, Draft, Event, Forward, Match, Note, Placed, Started
 from engines.method import Need, find, method
 from engines.models.causal import CausalModel
 from engines.runner import PROMPT_CHUNK, Run, Stopwatch, check_needs, run
@@ -250,3 +252,18 @@ def test_totals_keep_the_vocabulary_of_numbers() -> None:
     assert totals.tokens_per_target_pass == 3
     assert totals.tokens_per_second == 3
     assert totals.acceptance_rate is None
+
+
+def test_every_event_of_a_method_says_which_line_had_been_reached(tiny_llama: CausalModel) -> None:
+    events = list(run(tiny_llama, "prompt-lookup", "abcabcabcabc", raw=True, max_new_tokens=6))
+    started = events[0]
+    assert isinstance(started, Started)
+    assert started.at == ""
+    assert len(started.code) == 12
+    modules = {event.at.split(":")[0] for event in events if isinstance(event, (Draft, Match, Commit))}
+    assert modules == {"engines.speculative.loop", "engines.speculative.prompt_lookup"}
+    for event in events:
+        if isinstance(event, Match):
+            module, _, line = event.at.partition(":")
+            source = inspect.getsource(importlib.import_module(module)).splitlines()
+            assert "yield Match(" in source[int(line) - 1]

@@ -12,10 +12,10 @@ from engines.errors import DecodingError
 from engines.events import Candidates, Commit, Event, Finished, Forward, Placed, Started, Token, committed
 from engines.tally import Tally
 from playground.store import Store
+from playground.ui.decoding import branched
 from playground.ui.drawing import Canvas, commit_steps
 from playground.ui.house import House
 from playground.ui.numbers import headline
-from playground.ui.play import branched
 from playground.ui.shelf import RECORDED, Shelf, read_recording, steps
 from visuals.picture import pictures
 

@@ -9,7 +9,7 @@ import pytest
 import engines
 from engines.errors import BadParameter
 from engines.method import Method, Need
-from playground.ui import play, rail
+from playground.ui import decoding, rail
 from visuals.picture import pictures
 
 METHODS = engines.methods()
@@ -17,9 +17,9 @@ PROMPTS = rail.load_prompts()
 SPEC_BENCH = {"Multi-turn chat", "Translation", "Summarisation", "Questions", "Maths", "Retrieval"}
 
 
-def request(**settings: object) -> play.Request:
+def chosen(**settings: object) -> dict[str, object]:
     defaults = {"max_new_tokens": "96", "seed": "0", "raw": False, "stop": "", "time_limit": "60"}
-    return play.Request("greedy", "Hello", defaults | settings, "owner", "page")
+    return defaults | settings
 
 
 def test_prompts_are_many_distinct_and_in_the_six_categories() -> None:
@@ -40,7 +40,7 @@ def test_controls_carry_defaults_that_the_method_accepts(method: Method) -> None
     state = json.loads(rail.controls(method))
     names = [setting["name"] for setting in state["settings"]]
     assert names == [*(setting.name for setting in method.settings()), *(one["name"] for one in rail.RUN_SETTINGS)]
-    asked = play.arguments(play.Request(method.id, "Hello", state["values"], "", ""))
+    asked = decoding.arguments(state["values"])
     assert method.validate(asked["params"]) == method.params()
 
 
@@ -63,7 +63,7 @@ def test_a_method_that_the_model_cannot_run_says_what_it_needs() -> None:
 
 
 def test_arguments() -> None:
-    asked = play.arguments(request(seed=" 3 ", stop="END|\\n\\n", time_limit="", raw=True, width="4", top=""))
+    asked = decoding.arguments(chosen(seed=" 3 ", stop="END|\\n\\n", time_limit="", raw=True, width="4", top=""))
     assert asked == {
         "params": {"width": "4", "top": None},
         "seed": 3,
@@ -80,4 +80,4 @@ def test_arguments() -> None:
 )
 def test_arguments_that_are_no_numbers(name: str, value: str) -> None:
     with pytest.raises(BadParameter, match=name.replace("_", " ").capitalize()):
-        play.arguments(request(**{name: value}))
+        decoding.arguments(chosen(**{name: value}))

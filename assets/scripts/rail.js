@@ -220,8 +220,8 @@
       box.className = `message ${message.tone ?? "calm"}`;
       const done = message.fraction;
       box.replaceChildren(
-        make("p", { text: message.text ?? "", dir: "auto" }),
-        ...(done === undefined || done === null ? [] : [make("progress", { max: 1, value: done, "aria-label": message.text })]),
+        make("p", { text: P.say(message.text), dir: "auto" }),
+        ...(done === undefined || done === null ? [] : [make("progress", { max: 1, value: done, "aria-label": P.say(message.text) })]),
       );
     }
     watch("value", update);

@@ -74,5 +74,37 @@
 
   const percent = (p) => (p === null || p === undefined ? "–" : p >= 0.9995 ? "1.00" : p < 0.0005 ? "<0.001" : p.toFixed(p < 0.1 ? 3 : 2));
 
-  window.Playground = { kinds, make, parse, isDark, onTheme, loadPlotly, download, see, page, percent, state: {} };
+  /* The page's words, in the language of `?lang=`, of the last choice, or of the browser. What the server sends is a
+     plain string, or {key, args}; English stands in for what a language has not translated. */
+  const words = {};
+  const addresses = parse(document.querySelector('meta[name="playground-texts"]')?.content, {});
+  const wanted = [new URL(location.href).searchParams.get("lang"), localStorage.getItem("playground-language"), ...navigator.languages];
+  const language = wanted.map((one) => one?.slice(0, 2).toLowerCase()).find((one) => one in addresses) ?? "en";
+  document.documentElement.lang = language;
+
+  function say(text, args) {
+    if (text === null || text === undefined) return "";
+    if (typeof text === "object") return say(text.key, text.args);
+    let found = words;
+    if (/^[\w-]+(\.[\w-]+)+$/.test(text)) for (const part of text.split(".")) found = found?.[part];
+    const template = typeof found === "string" ? found : text;
+    return args ? template.replace(/\{(\w+)\}/g, (whole, name) => (name in args ? say(args[name]) : whole)) : template;
+  }
+
+  /* The translation of a fixed English text that a method or picture says of itself; the text itself without one. */
+  const translated = (key, english) => {
+    const found = say(key);
+    return found === key ? english : found;
+  };
+
+  const merge = (into, from) => {
+    for (const [name, value] of Object.entries(from)) typeof value === "object" ? merge((into[name] ??= {}), value) : (into[name] = value);
+  };
+  const fetched = [...new Set(["en", language])].map((one) => addresses[one] && fetch(addresses[one]).then((answer) => answer.json()));
+  Promise.allSettled(fetched).then((all) => {
+    for (const one of all) if (one.status === "fulfilled" && one.value) merge(words, one.value);
+    window.Playground.ready = true;
+  });
+
+  window.Playground = { say, translated, language, kinds, make, parse, isDark, onTheme, loadPlotly, download, see, page, percent, state: {} };
 })();

@@ -14,10 +14,10 @@
   /* Pages are `?view=…`: Gradio keeps `?page=…` for routes of its own. */
   P.kinds.header = (element, { props, trigger, server }) => {
     const pages = JSON.parse(props.pages);
-    const nav = make("nav", { "aria-label": "Pages" });
+    const nav = make("nav", { "aria-label": P.say("shell.pages") });
     const model = make("button", { type: "button", class: "chip model", title: "Choose another model", onclick: () => go("models") });
     const people = make("span", { class: "chip people" });
-    const bar = make("header", { class: "shell" }, make("a", { class: "name", href: "./", text: "Decoding Playground" }), nav, make("span", { class: "grow" }), model, people);
+    const bar = make("header", { class: "shell" }, make("a", { class: "name", href: "./", text: P.say("shell.title") }), nav, make("span", { class: "grow" }), model, people);
     element.replaceChildren(bar);
     let said = null;
 
@@ -34,15 +34,15 @@
       setTimeout(() => window.dispatchEvent(new Event("resize")), 50);
     }
     P.state.go = go;
-    for (const [id, title] of pages)
-      nav.append(make("a", { href: `?view=${id}`, "data-page": id, text: title, onclick: (event) => {
+    for (const id of pages)
+      nav.append(make("a", { href: `?view=${id}`, "data-page": id, text: P.say(`${id}.page`), onclick: (event) => {
         if (event.metaKey || event.ctrlKey || event.shiftKey) return;
         event.preventDefault();
         go(id);
       } }));
     window.addEventListener("popstate", () => go(new URL(location.href).searchParams.get("view") ?? "play", false));
     const first = new URL(location.href).searchParams.get("view");
-    go(pages.some(([id]) => id === first) ? first : "play", false);
+    go(pages.includes(first) ? first : "play", false);
 
     let next = null;
     async function ask() {
