@@ -14,9 +14,9 @@ from typing import Any
 
 import gradio as gr
 
-import engines
-from engines.errors import BadParameter, DecodingError, ModelUnavailable
+from engines.errors import BadParameter, DecodingError
 from engines.events import Event, Started, committed
+from playground.setup import Setup
 from playground.texts import Text
 from playground.ui.drawing import Canvas
 from playground.ui.house import House
@@ -45,12 +45,11 @@ def decode(house: House, request: Request) -> Iterator[list[Any]]:
             if flag.is_set():
                 yield say(house, "")
                 return
-        model = house.resident.model
-        if model is None:
-            raise ModelUnavailable(house.resident.problem or "No model is loaded. Choose one on the Models page.")
         yield say(house, "")
-        made = engines.run(model, request.method, request.prompt, prefix=request.prefix, **arguments(request.settings))
-        recording = house.store.recording(house.turnstile.take_turns(made), owner=request.owner, parent=request.parent)
+        setup = Setup(
+            method=request.method, prompt=request.prompt, prefix=request.prefix, **arguments(request.settings)
+        )
+        recording = house.record(setup, owner=request.owner, parent=request.parent)
         with closing(recording):
             events: list[Event] = []
             canvas: Canvas | None = None
@@ -73,7 +72,7 @@ def decode(house: House, request: Request) -> Iterator[list[Any]]:
 
 
 def arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's controls as arguments of `engines.run`. Raises `BadParameter` when one is not a number."""
+    """A method's controls as fields of a `Setup`. Raises `BadParameter` when one is not a number."""
     values = dict(settings)
     stop = tuple(text for text in str(values.pop("stop", "")).replace("\\n", "\n").split("|") if text)
     limit = values.pop("time_limit", None)

@@ -10,8 +10,10 @@ from functools import cached_property
 from typing import Any
 
 import engines
-from engines.errors import DecodingError
+from engines.errors import DecodingError, ModelUnavailable
 from engines.method import Method
+from playground.recording import Recording
+from playground.setup import Setup
 from playground.store import Store
 from playground.turnstile import Turnstile, turnstile_for
 from playground.ui.drawing import STREAM
@@ -59,6 +61,19 @@ class House:
     def turnstile(self) -> Turnstile:
         """Whose turn it is on the device of the model in use."""
         return turnstile_for(str(self.resident.model.device) if self.resident.model else "cpu")
+
+    def record(
+        self, setup: Setup, *, owner: str, parent: tuple[str, int] | None = None, name: str | None = None
+    ) -> Recording:
+        """A run of `setup` on the model in use: it takes its turns and is recorded as it is read. Close it to stop it.
+
+        The model must be there. Raises `DecodingError` when the request cannot be met.
+        """
+        model = self.resident.model
+        if model is None:
+            raise ModelUnavailable(self.resident.problem or "No model is loaded. Choose one on the Models page.")
+        events = self.turnstile.take_turns(setup.begin(model))
+        return self.store.recording(events, owner=owner, parent=parent, name=name)
 
     # What the browser asks for beside Gradio's events. Each takes one dict.
 
