@@ -81,6 +81,8 @@
   const wanted = [new URL(location.href).searchParams.get("lang"), localStorage.getItem("playground-language"), ...navigator.languages];
   const language = wanted.map((one) => one?.slice(0, 2).toLowerCase()).find((one) => one in addresses) ?? "en";
   document.documentElement.lang = language;
+  // Gradio asks the browser for the language of its own parts: they follow the same choice.
+  if (!navigator.language.startsWith(language)) Object.defineProperty(navigator, "language", { get: () => language, configurable: true });
 
   function say(text, args) {
     if (text === null || text === undefined) return "";
@@ -106,5 +108,6 @@
     window.Playground.ready = true;
   });
 
-  window.Playground = { say, translated, language, kinds, make, parse, isDark, onTheme, loadPlotly, download, see, page, percent, state: {} };
+  const languages = Object.keys(addresses);
+  window.Playground = { say, translated, language, languages, kinds, make, parse, isDark, onTheme, loadPlotly, download, see, page, percent, state: {} };
 })();

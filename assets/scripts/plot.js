@@ -22,9 +22,9 @@
         make("button", { type: "button", role: "menuitem", text: kind, onclick: () => (toggleMenu(false), save(kind)) }),
       ),
     );
-    const expandButton = make("button", { type: "button", text: "expand", "aria-pressed": "false", onclick: () => expand() });
-    const saveButton = make("button", { type: "button", text: "save", "aria-haspopup": "menu", "aria-expanded": "false", onclick: () => toggleMenu() });
-    const readButton = make("button", { type: "button", text: "read", "aria-expanded": "false", onclick: () => read() });
+    const expandButton = make("button", { type: "button", text: P.say("play.expand"), "aria-pressed": "false", onclick: () => expand() });
+    const saveButton = make("button", { type: "button", text: P.say("play.save"), "aria-haspopup": "menu", "aria-expanded": "false", onclick: () => toggleMenu() });
+    const readButton = make("button", { type: "button", text: P.say("play.read"), "aria-expanded": "false", onclick: () => read() });
     const tools = make("div", { class: "tools" }, expandButton, saveButton, readButton, menu);
     const panel = make("section", { class: "card picture" }, make("header", {}, title, tools), explains, box, empty, narration);
     element.replaceChildren(panel);
@@ -44,14 +44,16 @@
     function draw() {
       block.classList.toggle("irrelevant", !shown.relevant);
       block.style.order = shown.order;
-      title.textContent = shown.title;
-      explains.textContent = shown.explains;
-      panel.setAttribute("aria-label", shown.title);
+      const named = P.translated(`pictures.${shown.id}.title`, shown.title);
+      const explained = P.translated(`pictures.${shown.id}.explains`, shown.explains);
+      title.textContent = named;
+      explains.textContent = explained;
+      panel.setAttribute("aria-label", named);
       panel.dataset.picture = shown.id;
-      empty.textContent = shown.empty;
+      empty.textContent = P.translated(`pictures.${shown.id}.empty`, shown.empty);
       empty.hidden = Boolean(shown.figure);
       box.hidden = !shown.figure;
-      canvas.setAttribute("aria-label", shown.narration || `${shown.title}. ${shown.explains}`);
+      canvas.setAttribute("aria-label", shown.narration || `${named}. ${explained}`);
       if (!narration.hidden && shown.narration) narration.textContent = shown.narration;
       if (!shown.relevant || !shown.figure) return;
       const key = shown.run + P.isDark() + panel.classList.contains("expanded") + shown.figure;
@@ -67,7 +69,7 @@
     function expand(open = !panel.classList.contains("expanded")) {
       panel.classList.toggle("expanded", open);
       document.body.classList.toggle("picture-expanded", open);
-      expandButton.textContent = open ? "close" : "expand";
+      expandButton.textContent = P.say(open ? "play.close" : "play.expand");
       expandButton.setAttribute("aria-pressed", String(open));
       drawn = "";
       draw();

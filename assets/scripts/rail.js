@@ -11,7 +11,7 @@
 
     const label = make("span", { class: "label", id: `${id}-label` });
     const chosen = make("button", { type: "button", class: "chosen", "aria-haspopup": "listbox", "aria-expanded": "false", "aria-labelledby": `${id}-label ${id}-chosen`, id: `${id}-chosen`, onclick: () => toggle() });
-    const search = make("input", { type: "text", role: "combobox", class: "search", placeholder: "search", "aria-label": "search", "aria-expanded": "true", "aria-controls": `${id}-list`, autocomplete: "off", spellcheck: "false", oninput: () => ((active = 0), list()) });
+    const search = make("input", { type: "text", role: "combobox", class: "search", placeholder: P.say("play.search"), "aria-label": P.say("play.search"), "aria-expanded": "true", "aria-controls": `${id}-list`, autocomplete: "off", spellcheck: "false", oninput: () => ((active = 0), list()) });
     const options = make("div", { class: "options", role: "listbox", id: `${id}-list` });
     const pop = make("div", { class: "picker-pop", hidden: true }, search, options);
     const box = make("div", { class: "picker" }, label, chosen, pop);
@@ -21,15 +21,15 @@
     const groupOf = (option) => value.groups.find((group) => group.options.includes(option));
     const matches = (option, group) => {
       const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-      const text = `${option.title} ${option.id} ${option.note ?? ""} ${group.title}`.toLowerCase();
+      const text = `${option.title} ${option.id} ${P.say(option.note)} ${P.say(group.title)}`.toLowerCase();
       return words.every((word) => text.includes(word));
     };
 
     function paint() {
-      label.textContent = value.label;
+      label.textContent = P.say(value.label);
       label.hidden = !value.label;
       const option = all().find((one) => one.id === value.selected);
-      chosen.replaceChildren(make("b", { text: option?.title ?? value.placeholder ?? "choose" }), make("small", { text: value.kind === "method" ? groupOf(option)?.title.split(":")[0].toLowerCase() ?? "" : option?.note ?? "" }));
+      chosen.replaceChildren(make("b", { text: option?.title ?? P.say(value.placeholder ?? "play.choose") }), make("small", { text: value.kind === "method" ? P.say(groupOf(option)?.title ?? "").split(":")[0].toLowerCase() : P.say(option?.note) }));
       if (value.kind === "method") P.state.method = option?.title;
     }
 
@@ -39,19 +39,19 @@
       for (const group of value.groups) {
         const hits = group.options.filter((option) => matches(option, group));
         if (!hits.length) continue;
-        const box = make("div", { role: "group", "aria-label": group.title }, make("div", { class: "group-title", text: group.title }));
+        const box = make("div", { role: "group", "aria-label": P.say(group.title) }, make("div", { class: "group-title", text: P.say(group.title) }));
         for (const option of hits) {
           const node = make("div", {
             role: "option", id: `${id}-${shown.length}`, class: "option", "data-id": option.id,
             "aria-selected": String(option.id === value.selected), "aria-disabled": option.blocked ? "true" : null,
             onclick: () => pick(option),
-          }, make("b", { text: option.title }), make("small", { text: option.blocked || option.note || "" }));
+          }, make("b", { text: option.title }), make("small", { text: P.say(option.blocked || option.note) }));
           shown.push([option, node]);
           box.append(node);
         }
         options.append(box);
       }
-      if (!shown.length) options.append(make("p", { class: "none", text: value.free ? "Press Enter to use this name." : "Nothing matches." }));
+      if (!shown.length) options.append(make("p", { class: "none", text: P.say(value.free ? "play.use-name" : "play.nothing-matches") }));
       active = Math.max(0, Math.min(active, shown.length - 1));
       shown.forEach(([, node], index) => node.classList.toggle("active", index === active));
       search.setAttribute("aria-activedescendant", shown[active]?.[1].id ?? "");
@@ -118,9 +118,9 @@
     function update() {
       const card = P.parse(props.value, {});
       box.replaceChildren(
-        make("p", { class: "idea" }, card.idea ?? "", card.look_at ? make("span", { class: "look", text: ` ${card.look_at}` }) : null),
+        make("p", { class: "idea" }, P.translated(`methods.${card.id}.idea`, card.idea ?? ""), card.look_at ? make("span", { class: "look", text: ` ${P.translated(`methods.${card.id}.look_at`, card.look_at)}` }) : null),
         make("p", { class: "facts" },
-          make("span", { class: `badge ${card.lossless ? "lossless" : "lossy"}`, text: card.badge ?? "", title: card.badge_title ?? "" }),
+          make("span", { class: `badge ${card.lossless ? "lossless" : "lossy"}`, text: P.say(card.badge), title: P.say(card.badge_title) }),
           card.paper ? (card.link ? make("a", { href: card.link, target: "_blank", rel: "noopener", text: card.paper }) : make("span", { text: card.paper })) : null,
         ),
       );
@@ -134,7 +134,7 @@
     element.replaceChildren(box);
     function update() {
       const chips = P.parse(props.value, []);
-      box.replaceChildren(...chips.map((chip) => make("button", { type: "button", class: "chip", text: chip.label, title: chip.title ?? "", onclick: () => trigger("pick", { id: chip.id }) })));
+      box.replaceChildren(...chips.map((chip) => make("button", { type: "button", class: "chip", text: P.say(chip.label), title: chip.title ?? "", onclick: () => trigger("pick", { id: chip.id }) })));
     }
     watch("value", update);
     update();
@@ -158,20 +158,20 @@
 
     function summarise() {
       const hidden = state.settings.filter((setting) => setting.more);
-      const said = hidden.filter((setting) => setting.summary).map((setting) => `${setting.label.toLowerCase()} ${state.values[setting.name] ?? "off"}`);
-      summary.textContent = [...said, "more…"].join(" · ");
+      const said = hidden.filter((setting) => setting.summary).map((setting) => `${P.say(setting.label).toLowerCase()} ${state.values[setting.name] ?? P.say("play.off")}`);
+      summary.textContent = [...said, P.say("play.more")].join(" · ");
       more.hidden = !hidden.length;
     }
 
     function field(setting) {
       const id = `set-${setting.name}`;
       const value = state.values[setting.name];
-      const label = make("label", { for: id, text: setting.label, title: setting.help });
-      const help = make("small", { class: "help", id: `${id}-help`, text: setting.help });
+      const label = make("label", { for: id, text: P.say(setting.label), title: P.say(setting.help) });
+      const help = make("small", { class: "help", id: `${id}-help`, text: P.say(setting.help) });
       if (setting.kind === "bool") {
         const input = make("input", { type: "checkbox", id, "aria-describedby": help.id, onchange: () => set(setting.name, input.checked) });
         input.checked = Boolean(value);
-        return make("div", { class: "field switch", title: setting.help }, input, label, help);
+        return make("div", { class: "field switch", title: P.say(setting.help) }, input, label, help);
       }
       if (setting.choices?.length) {
         const input = make("select", { id, "aria-describedby": help.id, onchange: () => set(setting.name, input.value) }, ...setting.choices.map((choice) => make("option", { value: choice, text: choice })));
@@ -179,16 +179,16 @@
         return make("div", { class: "field" }, label, input, help);
       }
       if (setting.kind === "str") {
-        const input = make("input", { type: "text", id, "aria-describedby": help.id, placeholder: setting.placeholder, autocomplete: "off", oninput: () => set(setting.name, input.value) });
+        const input = make("input", { type: "text", id, "aria-describedby": help.id, placeholder: P.say(setting.placeholder), autocomplete: "off", oninput: () => set(setting.name, input.value) });
         input.value = value ?? "";
         return make("div", { class: "field" }, label, input, help);
       }
-      const number = make("input", { type: "text", inputmode: "decimal", class: "number", id, "aria-describedby": help.id, placeholder: setting.optional ? "off" : "", autocomplete: "off", oninput: () => (follow(), set(setting.name, number.value.trim())) });
+      const number = make("input", { type: "text", inputmode: "decimal", class: "number", id, "aria-describedby": help.id, placeholder: setting.optional ? P.say("play.off") : "", autocomplete: "off", oninput: () => (follow(), set(setting.name, number.value.trim())) });
       number.value = value ?? "";
       const hasRange = setting.low !== null && setting.high !== null && setting.high - setting.low <= 100000 && !setting.plain;
       if (!hasRange) return make("div", { class: "field inline" }, label, number, help);
       const step = setting.kind === "int" ? 1 : Number(((setting.high - setting.low) / 100).toPrecision(1));
-      const range = make("input", { type: "range", min: setting.low, max: setting.high, step, "aria-label": setting.label, tabindex: "-1", oninput: () => ((number.value = range.value), fill(), set(setting.name, number.value)) });
+      const range = make("input", { type: "range", min: setting.low, max: setting.high, step, "aria-label": P.say(setting.label), tabindex: "-1", oninput: () => ((number.value = range.value), fill(), set(setting.name, number.value)) });
       const fill = () => range.style.setProperty("--filled", `${(100 * (range.value - setting.low)) / (setting.high - setting.low)}%`);
       function follow() {
         if (number.value !== "" && Number.isFinite(Number(number.value))) range.value = number.value;
@@ -206,6 +206,15 @@
       front.replaceChildren(...state.settings.filter((setting) => !setting.more).map(field));
       rest.replaceChildren(...state.settings.filter((setting) => setting.more).map(field));
       summarise();
+    }
+    watch("value", update);
+    update();
+  };
+
+  P.kinds.heading = (element, { props, watch }) => {
+    function update() {
+      const { title, explains } = P.parse(props.value, {});
+      element.replaceChildren(make("h2", { text: P.say(title) }), make("p", { class: "explains", text: P.say(explains) }));
     }
     watch("value", update);
     update();

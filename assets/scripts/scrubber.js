@@ -8,17 +8,17 @@
     let wanted = null; // the step asked for while the server still draws another
     let timer = null;
 
-    const back = make("button", { type: "button", class: "icon", "aria-label": "one step back", title: "one step back (←)", text: "◀", onclick: () => (pause(), go(state.step - 1)) });
-    const forth = make("button", { type: "button", class: "icon", "aria-label": "one step on", title: "one step on (→)", text: "▶", onclick: () => (pause(), go(state.step + 1)) });
-    const play = make("button", { type: "button", class: "play", text: "play", "aria-pressed": "false", onclick: () => (timer ? pause() : start()) });
+    const back = make("button", { type: "button", class: "icon", "aria-label": P.say("play.step-back"), title: `${P.say("play.step-back")} (←)`, text: "◀", onclick: () => (pause(), go(state.step - 1)) });
+    const forth = make("button", { type: "button", class: "icon", "aria-label": P.say("play.step-on"), title: `${P.say("play.step-on")} (→)`, text: "▶", onclick: () => (pause(), go(state.step + 1)) });
+    const play = make("button", { type: "button", class: "play", text: P.say("play.play"), "aria-pressed": "false", onclick: () => (timer ? pause() : start()) });
     const label = make("span", { class: "step-label", "aria-live": "off" });
-    const range = make("input", { type: "range", min: 0, max: 0, step: 1, "aria-label": "step", oninput: () => (pause(), go(Number(range.value))) });
+    const range = make("input", { type: "range", min: 0, max: 0, step: 1, "aria-label": P.say("play.step"), oninput: () => (pause(), go(Number(range.value))) });
     const status = make("span", { class: "status" });
-    const bar = make("section", { class: "card scrubber", "aria-label": "Steps" }, make("span", { class: "pair" }, back, forth), play, label, range, status);
+    const bar = make("section", { class: "card scrubber", "aria-label": P.say("play.steps") }, make("span", { class: "pair" }, back, forth), play, label, range, status);
     element.replaceChildren(bar);
 
     function paint() {
-      label.textContent = state.steps ? `step ${state.step} of ${state.steps}` : "no steps yet";
+      label.textContent = state.steps ? P.say("play.step-of", { step: state.step, steps: state.steps }) : P.say("play.no-steps");
       range.max = state.steps;
       range.value = state.step;
       range.style.setProperty("--filled", `${state.steps ? (100 * state.step) / state.steps : 0}%`);
@@ -26,7 +26,7 @@
       back.disabled = state.live || state.step <= 0;
       forth.disabled = state.live || state.step >= state.steps;
       range.disabled = play.disabled = state.live || !state.steps;
-      status.textContent = state.status ?? "";
+      status.textContent = P.translated(`status.${(state.status ?? "").replaceAll(" ", "-")}`, state.status ?? "");
       status.classList.toggle("live", Boolean(state.live));
       bar.classList.toggle("live", Boolean(state.live));
     }
@@ -44,7 +44,7 @@
     function start() {
       if (state.live || !state.steps) return;
       if (state.step >= state.steps) go(0);
-      play.textContent = "pause";
+      play.textContent = P.say("play.pause");
       play.setAttribute("aria-pressed", "true");
       const pace = Math.max(140, Math.min(900, 14000 / state.steps));
       timer = setInterval(() => {
@@ -56,7 +56,7 @@
     function pause() {
       clearInterval(timer);
       timer = null;
-      play.textContent = "play";
+      play.textContent = P.say("play.play");
       play.setAttribute("aria-pressed", "false");
     }
 
@@ -92,12 +92,12 @@
 
   /* The five headline numbers, each with its definition under it. */
   P.kinds.numbers = (element, { props, watch }) => {
-    const list = make("dl", { class: "card numbers", "aria-label": "This run in numbers" });
+    const list = make("dl", { class: "card numbers", "aria-label": P.say("play.numbers") });
     element.replaceChildren(list);
     function update() {
       const numbers = P.parse(props.value, []);
       list.replaceChildren(
-        ...numbers.map(({ value, meaning, title }) => make("div", { title }, make("dd", { text: value }), make("dt", { text: meaning }))),
+        ...numbers.map(({ value, meaning, title }) => make("div", { title: P.say(title) }, make("dd", { text: value }), make("dt", { text: P.say(meaning) }))),
       );
     }
     watch("value", update);

@@ -15,7 +15,7 @@
   P.kinds.header = (element, { props, trigger, server }) => {
     const pages = JSON.parse(props.pages);
     const nav = make("nav", { "aria-label": P.say("shell.pages") });
-    const model = make("button", { type: "button", class: "chip model", title: "Choose another model", onclick: () => go("models") });
+    const model = make("button", { type: "button", class: "chip model", title: P.say("shell.choose-model"), onclick: () => go("models") });
     const people = make("span", { class: "chip people" });
     const bar = make("header", { class: "shell" }, make("a", { class: "name", href: "./", text: P.say("shell.title") }), nav, make("span", { class: "grow" }), model, people);
     element.replaceChildren(bar);
@@ -34,6 +34,19 @@
       setTimeout(() => window.dispatchEvent(new Event("resize")), 50);
     }
     P.state.go = go;
+
+    /* In the footer: the same page in another language, remembered by this browser. */
+    const foot = document.querySelector(".shell-foot");
+    if (foot && P.languages.length > 1 && !foot.querySelector("select")) {
+      const named = (one) => new Intl.DisplayNames([one], { type: "language" }).of(one);
+      const choice = make("select", { "aria-label": P.say("shell.language"), onchange: () => {
+        localStorage.setItem("playground-language", choice.value);
+        const url = new URL(location.href);
+        url.searchParams.delete("lang");
+        location.replace(url);
+      } }, ...P.languages.map((one) => make("option", { value: one, lang: one, text: named(one), selected: one === P.language })));
+      foot.append(choice);
+    }
     for (const id of pages)
       nav.append(make("a", { href: `?view=${id}`, "data-page": id, text: P.say(`${id}.page`), onclick: (event) => {
         if (event.metaKey || event.ctrlKey || event.shiftKey) return;
@@ -50,20 +63,20 @@
       let wait = 4000;
       try {
         const status = await server.status({});
-        model.replaceChildren(make("span", { text: status.model }));
+        model.replaceChildren(make("span", { text: P.say(status.model) }));
         if (status.fraction !== null) {
           wait = 500;
           model.append(make("progress", { max: 1, value: status.fraction, "aria-label": status.model }));
         }
         model.classList.toggle("problem", Boolean(status.problem));
         if (status.problem) model.title = status.problem;
-        people.textContent = status.people;
+        people.textContent = P.say(status.people);
         if (status.loaded && said !== status.loaded) trigger("loaded", { loaded: status.loaded });
         const kept = document.querySelector(".shell-foot .kept");
-        if (kept) kept.textContent = status.kept;
+        if (kept) kept.textContent = P.say(status.kept);
         said = status.loaded;
       } catch {
-        people.textContent = "no connection";
+        people.textContent = P.say("shell.no-connection");
       }
       clearTimeout(next);
       next = setTimeout(ask, document.hidden ? 10000 : wait);

@@ -20,7 +20,7 @@
       else plain += character;
     }
     flush();
-    return parts.length ? parts : [make("span", { class: "hex", text: "empty" })];
+    return parts.length ? parts : [make("span", { class: "hex", text: P.say("play.empty-token") })];
   }
   P.spell = spell;
 
@@ -31,12 +31,12 @@
     let open = null; // index of the token whose popover is open
     let pinned = false;
 
-    const text = make("div", { class: "tokens", role: "group", "aria-label": "Generated text, token by token. Arrow keys move, Enter shows the alternatives.", dir: "auto" });
+    const text = make("div", { class: "tokens", role: "group", "aria-label": P.say("play.tokens-label"), dir: "auto" });
     const pending = make("span", { class: "pending", "aria-hidden": "true" });
     const caret = make("span", { class: "caret", "aria-hidden": "true" });
-    const legend = make("ul", { class: "legend", "aria-label": "Colours" });
-    const popover = make("div", { class: "popover", role: "dialog", "aria-label": "Why this token", hidden: true });
-    const card = make("section", { class: "card stream", "aria-label": "Text" }, make("p", { class: "asked" }), text, legend, popover);
+    const legend = make("ul", { class: "legend", "aria-label": P.say("play.colours") });
+    const popover = make("div", { class: "popover", role: "dialog", "aria-label": P.say("play.why"), hidden: true });
+    const card = make("section", { class: "card stream", "aria-label": P.say("play.text") }, make("p", { class: "asked" }), text, legend, popover);
     const asked = card.querySelector(".asked");
     element.replaceChildren(card);
 
@@ -78,7 +78,7 @@
       card.classList.toggle("nothing", !tokens.length && !head.live);
       asked.replaceChildren(make("span", { class: "asked-label", text: head.title ?? "" }), make("span", { class: "asked-prompt", text: head.prompt ?? "" }));
       asked.hidden = !head.prompt;
-      legend.replaceChildren(...(head.legend ?? []).map(({ role, label, mark }) => make("li", {}, make("i", { class: `swatch ${role}` }), `${label} ${mark ?? ""}`.trim())));
+      legend.replaceChildren(...(head.legend ?? []).map(({ role, label, mark }) => make("li", {}, make("i", { class: `swatch ${role}` }), `${P.translated(`roles.${role}`, label)} ${mark ?? ""}`.trim())));
       if (open !== null && open >= tokens.length) close();
     }
 
@@ -92,9 +92,9 @@
         make("span", { class: "num", text: percent(alternative.raw) }),
         ...(filtered ? [make("span", { class: "num", text: percent(alternative.final) })] : []),
       ];
-      if (chosen) return make("div", { class: "alt chosen", "aria-label": `chosen, probability ${percent(alternative.raw)}` }, ...cells);
+      if (chosen) return make("div", { class: "alt chosen", "aria-label": P.say("play.chosen-alternative", { p: percent(alternative.raw) }) }, ...cells);
       return make("button", {
-        type: "button", class: "alt", title: `Continue from here with ${P.state.method ?? "the selected method"}`,
+        type: "button", class: "alt", title: P.say("play.continue-with", { method: P.state.method ?? P.say("play.selected-method") }),
         onclick: () => (trigger("branch", { run: head.run, position: token.position, token: alternative.id }), close()),
       }, ...cells);
     }
@@ -108,18 +108,18 @@
       for (const other of text.querySelectorAll(".tok.open")) other.classList.remove("open");
       node.classList.add("open");
       const title = make("div", { class: "pop-title" });
-      title.append(make("span", { class: `alt-token tok ${token.role}` }, ...spell(token, true)), make("span", { text: ` ${(head.legend ?? []).find((one) => one.role === token.role)?.label ?? token.origin} ${token.mark ?? ""}` }));
-      const facts = [`token ${token.id}`, `place ${token.position + 1}`, `step ${token.step + 1}`];
-      if (token.rank !== null && token.rank !== undefined) facts.push(token.rank === 0 ? "the model's first choice" : `the model's choice no. ${token.rank + 1}`);
-      if (token.raw !== null && token.raw !== undefined) facts.push(`model ${percent(token.raw)}`);
-      if (token.final !== null && token.final !== undefined) facts.push(`after filters ${percent(token.final)}`);
-      if (token.entropy !== null && token.entropy !== undefined) facts.push(`entropy ${token.entropy.toFixed(2)} nats`);
+      title.append(make("span", { class: `alt-token tok ${token.role}` }, ...spell(token, true)), make("span", { text: ` ${P.translated(`roles.${token.role}`, (head.legend ?? []).find((one) => one.role === token.role)?.label ?? token.origin)} ${token.mark ?? ""}` }));
+      const facts = [P.say("play.token-facts", { id: token.id, place: token.position + 1, step: token.step + 1 })];
+      if (token.rank !== null && token.rank !== undefined) facts.push(token.rank === 0 ? P.say("play.first-choice") : P.say("play.choice-number", { n: token.rank + 1 }));
+      if (token.raw !== null && token.raw !== undefined) facts.push(P.say("play.model-p", { p: percent(token.raw) }));
+      if (token.final !== null && token.final !== undefined) facts.push(P.say("play.filters-p", { p: percent(token.final) }));
+      if (token.entropy !== null && token.entropy !== undefined) facts.push(P.say("play.entropy", { h: token.entropy.toFixed(2) }));
       const alternatives = token.alternatives ?? [];
       const filtered = alternatives.some((one) => one.final !== null && one.final !== undefined);
       const table = alternatives.length
-        ? [make("div", { class: "alt alt-head" }, make("span", { text: "click one to continue from here" }), make("span", { class: "num", text: "model" }), filtered && make("span", { class: "num", text: "filters" })), ...alternatives.map((one) => row(one, token, filtered))]
-        : [make("p", { class: "facts", text: "This token's alternatives were not recorded." })];
-      popover.replaceChildren(title, make("p", { class: "facts", text: facts.join(" · ") }), make("div", { class: filtered ? "alts" : "alts plain" }, ...table), make("button", { type: "button", class: "step-link", text: `show step ${token.step + 1}`, onclick: () => (P.state.goTo?.(token.step), close()) }));
+        ? [make("div", { class: "alt alt-head" }, make("span", { text: P.say("play.click-one") }), make("span", { class: "num", text: P.say("play.column-model") }), filtered && make("span", { class: "num", text: P.say("play.column-filters") })), ...alternatives.map((one) => row(one, token, filtered))]
+        : [make("p", { class: "facts", text: P.say("play.no-alternatives") })];
+      popover.replaceChildren(title, make("p", { class: "facts", text: facts.join(" · ") }), make("div", { class: filtered ? "alts" : "alts plain" }, ...table), make("button", { type: "button", class: "step-link", text: P.say("play.show-step", { n: token.step + 1 }), onclick: () => (P.state.goTo?.(token.step), close()) }));
       popover.hidden = false;
       const area = card.getBoundingClientRect();
       const place = node.getClientRects()[0] ?? node.getBoundingClientRect();

@@ -195,6 +195,13 @@ def stream_value(
     return {"head": encode(head), "tokens": list(tokens)}
 
 
+class Heading(Live):
+    """A title, and a sentence that explains it."""
+
+    def __init__(self, value: str = "", **props: Any) -> None:
+        super().__init__("heading", value, **props)
+
+
 class Numbers(Live):
     """Headline numbers, each with its definition."""
 

@@ -9,9 +9,10 @@ import gradio as gr
 
 from engines.errors import DecodingError
 from engines.models.catalogue import catalogue
+from playground.texts import text
 from playground.ui import rail
 from playground.ui.house import House
-from playground.ui.live import encode
+from playground.ui.live import Heading, encode, native
 from playground.ui.play import PRIVATE
 from playground.ui.rail import message
 
@@ -21,14 +22,15 @@ DEFAULT_PRECISION = "float32"
 def build(house: House) -> tuple[gr.Dropdown, gr.HTML]:
     """Lays out the page; returns the precision choice and the line about costs, which need the libraries."""
     with gr.Column(elem_classes=["page", "page-models"]), gr.Column(elem_classes=["card", "models"]):
-        gr.HTML("<h2>Model</h2><p class='explains'>Choose a model, or name any causal language model of the hub as "
-                "organisation/name. Only safetensors are read and no code is run.</p>", padding=False)  # fmt: skip
+        Heading(encode({"title": text("models.heading"), "explains": text("models.explains")}))
         picker = rail.Picker(_picker(), elem_id="model")
-        precision = gr.Dropdown([DEFAULT_PRECISION], value=DEFAULT_PRECISION, label="Precision", elem_id="precision")
+        precision = gr.Dropdown(
+            [DEFAULT_PRECISION], value=DEFAULT_PRECISION, label=native("models.precision"), elem_id="precision"
+        )
         costs = rail.Message()
         with gr.Row():
-            load = gr.Button("Load", variant="primary", elem_id="load", min_width=0)
-            measure = gr.Button("Measure what it costs", elem_id="measure", min_width=0)
+            load = gr.Button(native("models.load"), variant="primary", elem_id="load", min_width=0)
+            measure = gr.Button(native("models.measure"), elem_id="measure", min_width=0)
         told = rail.Message()
 
     def start(name: str, precision: str) -> Iterator[str]:
@@ -37,29 +39,27 @@ def build(house: House) -> tuple[gr.Dropdown, gr.HTML]:
             yield message(doing, fraction=fraction)
         model = house.resident.model
         if house.resident.problem:
-            still = f" {model.title} stays loaded." if model else ""
-            yield message(house.resident.problem + still, tone="problem")
+            problem = house.resident.problem
+            said = text("models.stays", problem=problem, model=model.title) if model else problem
+            yield message(said, tone="problem")
         elif model:
-            yield message(f"{model.title} in {model.precision} is ready.")
+            yield message(text("models.ready", model=model.title, precision=model.precision))
 
     def weigh() -> Iterator[tuple[str, Any]]:
         from engines.models import quantisation
 
         model = house.resident.model
         if model is None:
-            yield message("Load a model first.", tone="problem"), gr.skip()
+            yield message(text("models.load-first"), tone="problem"), gr.skip()
             return
-        yield (
-            message(f"Measuring {model.title} in {model.precision}: speed, and perplexity on a shipped text …"),
-            gr.skip(),
-        )
+        yield message(text("models.measuring", model=model.title, precision=model.precision)), gr.skip()
         try:
             cost = quantisation.measure_cost(model)
         except DecodingError as error:
             yield message(str(error), tone="problem"), gr.skip()
             return
-        figures = f"{cost.milliseconds:.1f} ms per token, perplexity {cost.perplexity:.2f}"
-        yield message(f"Measured, {cost.precision}: {figures}."), precisions(house)[1]
+        figures = {"milliseconds": f"{cost.milliseconds:.1f}", "perplexity": f"{cost.perplexity:.2f}"}
+        yield message(text("models.measured", precision=cost.precision, **figures)), precisions(house)[1]
 
     measure.click(weigh, None, [told, costs], concurrency_limit=1, **PRIVATE)
     load.click(start, [picker, precision], told, concurrency_limit=4, **PRIVATE)
@@ -91,8 +91,8 @@ def _picker() -> str:
         notes = (_size(card.parameters), card.licence, card.note)
         options.append({"id": card.id, "title": card.title, "note": " · ".join(note for note in notes if note)})
     return encode(
-        {"kind": "model", "label": "Model", "free": True, "selected": next(iter(cards), ""),
-         "groups": [{"title": "Known to work well", "options": options}]}
+        {"kind": "model", "label": text("models.model"), "free": True, "selected": next(iter(cards), ""),
+         "groups": [{"title": text("models.known"), "options": options}]}
     )  # fmt: skip
 
 

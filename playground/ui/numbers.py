@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engines.tally import Tally
+from playground.texts import Text, text
 from playground.ui.live import encode
 
 
@@ -14,36 +15,36 @@ def headline(tally: Tally, limit: int) -> str:
     second = (
         _number(
             f"{totals.accepted / tested:.0%}" if tested else dash,
-            f"{totals.accepted:,} accepted of {tested:,} tested, {totals.drafted:,} drafted",
-            "Acceptance rate = accepted / tested. A guess behind a rejected one is never tested.",
+            text("numbers.accepted", accepted=totals.accepted, tested=tested, drafted=totals.drafted),
+            text("numbers.accepted-why"),
         )
         if totals.drafted
-        else _number(f"{totals.tokens:,}", f"new tokens, of at most {limit:,}", "Tokens that this run generated.")
+        else _number(f"{totals.tokens:,}", text("numbers.tokens", limit=limit), text("numbers.tokens-why"))
     )
     return encode(
         [
             _number(
                 f"{totals.tokens / passes:.2f}" if passes and totals.tokens else dash,
-                "tokens per target pass",
-                "Generated tokens / forward passes of the model while decoding. Plain decoding: 1.",
+                text("numbers.per-pass"),
+                text("numbers.per-pass-why"),
             ),
             second,
             _number(
                 f"{totals.tokens_per_second:.1f}" if totals.tokens else dash,
-                "tokens per second",
-                "Generated tokens / decode time, reading the prompt included, drawing and waiting excluded.",
+                text("numbers.per-second"),
+                text("numbers.per-second-why"),
             ),
-            _number(f"{passes:,}", "target passes", "Forward passes of the model after the prompt was read."),
+            _number(f"{passes:,}", text("numbers.passes"), text("numbers.passes-why")),
             _number(
                 dash if tally.first is None else _seconds(tally.first),
-                "to the first token",
-                "Decode time until the first generated token was decided.",
+                text("numbers.first"),
+                text("numbers.first-why"),
             ),
         ]
     )
 
 
-def _number(value: str, meaning: str, title: str) -> dict[str, str]:
+def _number(value: str, meaning: Text, title: Text) -> dict[str, str | Text]:
     return {"value": value, "meaning": meaning, "title": title}
 
 

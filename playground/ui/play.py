@@ -17,7 +17,7 @@ from playground.ui import rail
 from playground.ui.decoding import Request, branched, decode, say
 from playground.ui.drawing import Canvas
 from playground.ui.house import House
-from playground.ui.live import LivePlot, Numbers, Scrubber, TokenStream
+from playground.ui.live import LivePlot, Numbers, Scrubber, TokenStream, native
 from playground.ui.rail import message, selected
 from playground.ui.shelf import RECORDED_RUN
 
@@ -52,7 +52,9 @@ def build(house: House, page: gr.Textbox) -> Play:
                     method = rail.Picker(rail.method_picker(methods, first.id), elem_id="method")
                     card = rail.Card(rail.method_card(first))
                 with gr.Column(elem_classes=["card", "prompt-card"], min_width=0):
-                    prompt = gr.Textbox(_first_prompt(house), label="Prompt", lines=3, max_lines=8, elem_id="prompt")
+                    prompt = gr.Textbox(
+                        _first_prompt(house), label=native("play.prompt"), lines=3, max_lines=8, elem_id="prompt"
+                    )
                     with gr.Row(elem_classes=["prompt-tools"]):
                         chips = rail.Chips(rail.prompt_chips(first, house.prompts))
                         examples = rail.Picker(rail.prompt_picker(house.prompts), elem_id="examples")
@@ -61,8 +63,8 @@ def build(house: House, page: gr.Textbox) -> Play:
             with gr.Column(elem_classes=["actions"], min_width=0):
                 told = rail.Message()
                 with gr.Row():
-                    run = gr.Button("Run", variant="primary", elem_id="run", min_width=0)
-                    stop = gr.Button("Stop", elem_id="stop", min_width=0)
+                    run = gr.Button(native("play.run"), variant="primary", elem_id="run", min_width=0)
+                    stop = gr.Button(native("play.stop"), elem_id="stop", min_width=0)
         with gr.Column(elem_classes=["stage"], min_width=0):
             numbers = Numbers(view.numbers)
             stream = TokenStream(view.stream)

@@ -10,14 +10,11 @@ from typing import Any
 import msgspec
 
 from engines.method import NEED_WORDS, Method, Need, Setting
-from playground.texts import Text
+from playground.texts import Text, text
 from playground.ui.live import ASSETS, Live, encode
 
 FRONT_SETTINGS = 3
 """Settings shown before "more…"."""
-
-FAMILIES = {"baselines": "Baselines", "speculative": "Speculative: guess, then check"}
-
 
 class Prompt(msgspec.Struct, frozen=True):
     """An example prompt of `assets/prompts.json`."""
@@ -80,13 +77,13 @@ def selected(picker: str) -> str:
 
 def method_picker(methods: Mapping[str, Method], chosen: str, has: Need | None = None, *, keep: bool = False) -> str:
     """All methods by family; those that the model cannot run are greyed out and say why. `keep` the page's choice."""
-    groups: dict[str, list[dict[str, str]]] = {}
+    groups: dict[str, list[dict[str, str | Text]]] = {}
     for method in methods.values():
         groups.setdefault(method.family, []).append(
             {
                 "id": method.id,
                 "title": method.title,
-                "note": "lossless" if method.lossless else "changes the output",
+                "note": text("play.lossless" if method.lossless else "play.lossy"),
                 "blocked": blocked(method, has),
             }
         )
@@ -94,14 +91,22 @@ def method_picker(methods: Mapping[str, Method], chosen: str, has: Need | None =
         {
             "kind": "method",
             "keep": keep,
-            "label": "Method",
+            "label": text("play.method"),
             "selected": chosen,
             "groups": [
-                {"title": FAMILIES.get(family, family.replace("-", " ").capitalize()), "options": options}
+                {"title": family_title(family), "options": options}
                 for family, options in groups.items()
             ],
         }
     )
+
+
+def family_title(family: str) -> Text | str:
+    """What a family of methods is called."""
+    try:
+        return text(f"families.{family}")
+    except KeyError:  # somebody else's package brought it
+        return family.replace("-", " ").capitalize()
 
 
 def blocked(method: Method, has: Need | None) -> str:
@@ -118,7 +123,7 @@ def prompt_picker(prompts: Mapping[str, Prompt]) -> str:
     return encode(
         {
             "kind": "prompt",
-            "placeholder": "examples",
+            "placeholder": text("play.examples"),
             "groups": [{"title": title, "options": options} for title, options in groups.items()],
         }
     )
@@ -129,13 +134,12 @@ def method_card(method: Method) -> str:
     paper = method.paper
     return encode(
         {
+            "id": method.id,
             "idea": method.idea,
             "look_at": method.look_at,
             "lossless": method.lossless,
-            "badge": "✓ lossless" if method.lossless else "≈ changes the output",
-            "badge_title": "Decodes what plain decoding would have decoded."
-            if method.lossless
-            else "Its text can differ from what plain decoding would have written; that is its purpose.",
+            "badge": text("play.badge-lossless" if method.lossless else "play.badge-lossy"),
+            "badge_title": text("play.lossless-why" if method.lossless else "play.lossy-why"),
             "paper": str(paper) if paper else "",
             "link": f"https://arxiv.org/abs/{paper.arxiv}" if paper and paper.arxiv else "",
         }
@@ -145,31 +149,31 @@ def method_card(method: Method) -> str:
 def prompt_chips(method: Method, prompts: Mapping[str, Prompt]) -> str:
     """Prompts on which the method shines, and where it loses."""
 
-    def chips(ids: Iterable[str], verb: str) -> list[dict[str, str]]:
-        known = [prompts[id] for id in ids if id in prompts]
-        return [{"id": one.id, "label": f"{verb}: {one.title}", "title": one.prompt[:200]} for one in known[:1]]
+    def chips(ids: Iterable[str], verdict: str) -> list[dict[str, Any]]:
+        known = [prompts[id] for id in ids if id in prompts][:1]
+        return [{"id": one.id, "label": text(verdict, prompt=one.title), "title": one.prompt[:200]} for one in known]
 
-    return encode(chips(method.shines, "shines") + chips(method.loses, "loses"))
+    return encode(chips(method.shines, "play.shines") + chips(method.loses, "play.loses"))
 
 
 RUN_SETTINGS: tuple[dict[str, Any], ...] = (
-    {"name": "max_new_tokens", "label": "New tokens", "kind": "int", "low": 1, "high": 512, "default": 96,
-     "help": "The run ends after this many tokens at the latest"},
-    {"name": "seed", "label": "Seed", "kind": "int", "low": 0, "high": None, "default": 0, "more": True,
-     "summary": True, "help": "The same seed gives the same run"},
-    {"name": "raw", "label": "Raw prompt", "kind": "bool", "default": False, "more": True,
-     "help": "Continue the text itself, without the model's chat template"},
-    {"name": "stop", "label": "Stop strings", "kind": "str", "default": "", "more": True,
-     "placeholder": "separate with |", "help": "The run ends when one of these is written"},
-    {"name": "time_limit", "label": "Time limit", "kind": "float", "low": 0, "high": None, "default": 60, "more": True,
-     "optional": True, "help": "Seconds of decoding; empty for none"},
-)  # fmt: skip
+    {"name": "max_new_tokens", "kind": "int", "low": 1, "high": 512, "default": 96},
+    {"name": "seed", "kind": "int", "low": 0, "default": 0, "more": True, "summary": True},
+    {"name": "raw", "kind": "bool", "default": False, "more": True},
+    {"name": "stop", "kind": "str", "default": "", "more": True, "placeholder": text("settings.stop.placeholder")},
+    {"name": "time_limit", "kind": "float", "low": 0, "default": 60, "more": True, "optional": True},
+)
+"""What every run can be told. Label and help are `settings.<name>.label` and `.help` in `assets/texts`."""
 
 
 def controls(method: Method, values: Mapping[str, Any] | None = None) -> str:
     """The value of a `Controls` for `method`; `values` keeps what was chosen before where it still applies."""
     own = [_control(setting, more=place >= FRONT_SETTINGS) for place, setting in enumerate(method.settings())]
-    settings = [*own, *RUN_SETTINGS]
+    shared = [
+        {"label": text(f"settings.{one['name']}.label"), "help": text(f"settings.{one['name']}.help"), **one}
+        for one in RUN_SETTINGS
+    ]
+    settings = [*own, *shared]
     kept = dict(values or {})
     return encode(
         {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from engines.errors import DecodingError
 from engines.method import Need
 from engines.models.catalogue import DEFAULT
+from playground.texts import Text, text
 
 if TYPE_CHECKING:
     from engines.models.causal import CausalModel
@@ -80,12 +81,12 @@ class Resident:
             self.fraction, self.doing = fraction, text
             self._changed.notify_all()
 
-    def chip(self) -> str:
+    def chip(self) -> str | Text:
         """The model in a few words, for the top of the page."""
         if self.loading:
-            return f"{self.doing or 'loading'} · {100 * (self.fraction or 0):.0f} %"
+            return text("shell.loading", doing=self.doing, percent=round(100 * (self.fraction or 0)))
         if self.model is None:
-            return "no model loaded"
+            return text("shell.no-model")
         short = self.model.title.split(" (")[0].replace(" Instruct", "")
         return f"{short} · {self.model.precision} · {memory_gib():.1f} GB"
 
