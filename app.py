@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
+with contextlib.suppress(ImportError):
+    import spaces  # noqa: F401  (before torch, so that it can give a Space's GPU out by the call)
+
+from playground import server
 from playground.ui.house import House
 from playground.ui.shell import build, launch_options
 
@@ -14,7 +19,7 @@ def main() -> None:
     app = build(house)
     house.resident.load(os.environ.get("DECODING_PLAYGROUND_MODEL", "smollm2-135m"))
     app.queue(default_concurrency_limit=8)
-    app.launch(**launch_options())
+    app.launch(**launch_options(), **server.launch_options(app))
 
 
 if __name__ == "__main__":

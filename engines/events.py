@@ -160,6 +160,10 @@ class Judged(msgspec.Struct, frozen=True):
     accept_probability: float | None = None
     u: float | None = None
     """The random number that the acceptance probability met; None under greedy decoding."""
+    best: Choice | None = None
+    """The target's most probable token given the same parent, after filters; None when untested."""
+    residual: tuple[Choice, ...] = ()
+    """Of a refused guess that met a random number: top of the distribution that is left for its place."""
 
 
 class Verdict(Event, frozen=True, kw_only=True):

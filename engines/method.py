@@ -113,8 +113,10 @@ class Method:
     """Ids of the pictures that show the method's idea, most telling first."""
 
     def settings(self) -> list[Setting]:
-        """The fields of `Params`, in order."""
-        return [_setting(field) for field in msgspec.inspect.type_info(self.params).fields]  # type: ignore[attr-defined]
+        """The fields of `Params`, the method's own before those it inherits."""
+        fields = msgspec.inspect.type_info(self.params).fields  # type: ignore[attr-defined]
+        own = self.params.__annotations__
+        return [_setting(field) for field in sorted(fields, key=lambda field: field.name not in own)]
 
     def validate(self, values: Mapping[str, Any] | None) -> Any:
         """`values` as a `Params`; missing ones take their defaults.

@@ -66,6 +66,16 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 0.0
 
 
+class Choosing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a checked token is chosen. Methods that promise plain decoding's text inherit these settings."""
+
+    temperature: Annotated[float, Meta(ge=0, le=5, description="0 takes the most probable token")] = 0.0
+    top_k: Annotated[int, Meta(ge=0, le=1000, description="Keep the k most probable tokens; 0 keeps all")] = 0
+    top_p: Annotated[
+        float, Meta(ge=0.01, le=1, description="Keep the smallest set that holds this much probability")
+    ] = 1.0
+
+
 def apply_repetition_penalty(logits: Tensor, penalty: float, context: Sequence[int]) -> Tensor:
     """Divides positive logits of tokens in `context` (prompt and output) by the penalty, multiplies negative ones."""
     seen = torch.tensor(sorted(set(context)), dtype=torch.long, device=logits.device)
@@ -191,7 +201,7 @@ class Sampler:
         self.settings = Sampling(
             **{name: getattr(settings, name, getattr(defaults, name)) for name in Sampling.__struct_fields__}
         )
-        self._spell = spell
+        self.spell = spell
         self._mu = 2 * self.settings.mirostat_tau
 
     @property
@@ -279,7 +289,7 @@ class Sampler:
 
     def top(self, probabilities: Tensor, count: int) -> tuple[Choice, ...]:
         """The most probable tokens of (vocabulary,), most probable first."""
-        return top_choices(probabilities, count, self._spell)
+        return top_choices(probabilities, count, self.spell)
 
 
 def draw(probabilities: Tensor, rng: torch.Generator) -> Tensor:

@@ -12,7 +12,8 @@ import msgspec
 import psutil
 from sqlite_utils import Database
 
-from engines.events import Commit, Event, Finished, Placed, Started, to_json
+from engines.events import Commit, Draft, Event, Finished, Placed, Started, Verdict, to_json
+from playground.acceptance import Acceptance
 
 if TYPE_CHECKING:
     from playground.store import Store
@@ -46,6 +47,7 @@ class Recording(Iterator[Event]):
         self._written = 0
         self._lost = 0
         self._placed: list[Placed] = []
+        self._acceptance = Acceptance()
         self._next_batch = 0.0
         self._ended = False
 
@@ -102,6 +104,8 @@ class Recording(Iterator[Event]):
             self._started = event
         elif isinstance(event, Commit):
             self._placed.extend(event.tokens)
+        elif isinstance(event, Draft | Verdict):
+            self._acceptance.count([event])
         if self._started is None:
             return
         self._waiting.append(event)
@@ -134,6 +138,7 @@ class Recording(Iterator[Event]):
             "reason": finished.reason if finished else None,
             "totals": msgspec.json.encode(finished.totals).decode() if finished else None,
             "error": error.encode(errors="replace").decode() or None,
+            "acceptance": self._acceptance.column,
         }
         lost = {"status": "interrupted", "error": f"{self._lost:,} events could not be kept."}
 
@@ -153,7 +158,10 @@ class Recording(Iterator[Event]):
 
     def _insert(self, db: Database) -> None:
         if not self._header_written and self._started is not None:
-            db.table("runs").insert(self._row(self._started), ignore=True)
+            parent_run, parent_position = self._parent or (None, None)
+            mine = {"parent_run": parent_run, "parent_position": parent_position, "name": self._name}
+            header = header_row(self._started, id=self.run_id or "", owner=self._owner, created=self._created)
+            db.table("runs").insert(header | mine, ignore=True)
         # Batches are the hot path, so no sqlite-utils here. OR IGNORE: an interrupt may hit between the commit and
         # the note that it happened.
         first = self._written + self._lost
@@ -170,32 +178,30 @@ class Recording(Iterator[Event]):
         self._written += len(self._waiting)
         self._waiting.clear()
 
-    def _row(self, started: Started) -> dict[str, Any]:
-        pid, since = this_process()
-        parent_run, parent_position = self._parent or (None, None)
-        return {
-            "id": self.run_id,
-            "created": self._created,
-            "status": "running",
-            "owner": self._owner,
-            "model": started.model,
-            "weights": started.weights,
-            "precision": started.precision,
-            "method": started.method,
-            "family": started.family,
-            "lossless": started.lossless,
-            "params": msgspec.json.encode(started.params).decode(),
-            "prompt": started.prompt,
-            "raw": started.raw_prompt,
-            "seed": started.seed,
-            "max_new_tokens": started.max_new_tokens,
-            "header": to_json(msgspec.structs.replace(started, prompt_tokens=())).decode(),
-            "parent_run": parent_run,
-            "parent_position": parent_position,
-            "name": self._name,
-            "process": pid,
-            "process_started": since,
-        }
+
+def header_row(started: Started, *, id: str, owner: str, created: str) -> dict[str, Any]:
+    """The row of `runs` for a run that begins now, written by this process."""
+    pid, since = this_process()
+    return {
+        "id": id,
+        "created": created,
+        "status": "running",
+        "owner": owner,
+        "model": started.model,
+        "weights": started.weights,
+        "precision": started.precision,
+        "method": started.method,
+        "family": started.family,
+        "lossless": started.lossless,
+        "params": msgspec.json.encode(started.params).decode(),
+        "prompt": started.prompt,
+        "raw": started.raw_prompt,
+        "seed": started.seed,
+        "max_new_tokens": started.max_new_tokens,
+        "header": to_json(msgspec.structs.replace(started, prompt_tokens=())).decode(),
+        "process": pid,
+        "process_started": since,
+    }
 
 
 def new_run_id() -> str:

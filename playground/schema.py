@@ -1,16 +1,21 @@
 """The tables, and the steps that lead to them.
 
 `PRAGMA user_version` counts the steps a database has taken. A step, once released, is never edited: the next
-change is a new function below it. Two tables so far:
+change is a new function below it. The tables:
 
 * `runs`: one row per run, with what is needed to list, search and reproduce it. `header` is the `Started` event
   without the prompt's tokens, `text` the output so far, `totals` the numbers of a finished run. `process` and
-  `process_started` say who writes the run, so that a run whose writer died can be told from a live one.
+  `process_started` say who writes the run, so that a run whose writer died can be told from a live one. `acceptance`
+  is [accepted, tested] of its guesses by how far ahead they were, null while nobody has counted them; `imported` is
+  when the run came in from a file, null for a run of this database's own.
 * `events`: one row per event, in order; `body` is the event's line of JSON, complete.
+* `words`: the full-text index over a run's name, prompt and text; `rowid` is `runs.number`. Triggers keep it up, so
+  that nobody who writes a run has to think of it.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 
 from sqlite_utils import Database
@@ -94,3 +99,34 @@ def runs_and_events(db: Database) -> None:
         not_null={"run", "seq", "kind", "time", "body"},
         foreign_keys=[("run", "runs", "id")],
     )
+
+
+@migration
+def words_and_acceptance(db: Database) -> None:
+    # A number of its own, because SQLite may renumber rows when somebody vacuums the file.
+    db.execute("ALTER TABLE runs ADD COLUMN number INTEGER")
+    db.execute("UPDATE runs SET number = rowid")
+    db.execute("CREATE UNIQUE INDEX runs_by_number ON runs (number)")
+    db.execute("ALTER TABLE runs ADD COLUMN acceptance TEXT")
+    db.execute("ALTER TABLE runs ADD COLUMN imported TEXT")
+    db.execute("CREATE INDEX runs_by_kind ON runs (owner, method, family, model, status, starred)")
+    number = "UPDATE runs SET number = (SELECT coalesce(max(number), 0) + 1 FROM runs) WHERE id = new.id;"
+    try:
+        db.execute(
+            "CREATE VIRTUAL TABLE words USING fts5(name, prompt, text,"
+            " tokenize = 'unicode61 remove_diacritics 2', prefix = '2 3')"
+        )
+    except sqlite3.OperationalError:  # an SQLite without FTS5: searching reads the runs one by one
+        db.execute(f"CREATE TRIGGER runs_numbered AFTER INSERT ON runs BEGIN {number} END")
+        return
+    columns = "rowid, name, prompt, text"
+    db.execute(f"INSERT INTO words ({columns}) SELECT number, name, prompt, text FROM runs")
+    db.execute(
+        f"CREATE TRIGGER runs_numbered AFTER INSERT ON runs BEGIN {number}"
+        f" INSERT INTO words ({columns}) SELECT number, name, prompt, text FROM runs WHERE id = new.id; END"
+    )
+    db.execute(
+        "CREATE TRIGGER runs_said AFTER UPDATE OF name, prompt, text ON runs BEGIN"
+        " UPDATE words SET name = new.name, prompt = new.prompt, text = new.text WHERE rowid = new.number; END"
+    )
+    db.execute("CREATE TRIGGER runs_deleted AFTER DELETE ON runs BEGIN DELETE FROM words WHERE rowid = old.number; END")

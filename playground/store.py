@@ -15,6 +15,7 @@ do not work, `DECODING_PLAYGROUND_JOURNAL=delete` asks for a rollback journal, e
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -46,6 +47,10 @@ class UnknownRun(DecodingError):
 
 class UnreadableRun(DecodingError):
     """The run is there but cannot be read."""
+
+
+class Unwritable(DecodingError):
+    """A change could not be made; nothing was changed."""
 
 
 class NewerDatabase(sqlite3.DatabaseError):
@@ -81,10 +86,18 @@ class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
     parent_position: int | None
     name: str | None
     starred: bool
+    imported: str | None = None
+    """When the run came in from a file (ISO 8601, UTC): then all that it says is somebody's claim."""
 
 
-_COLUMNS = ", ".join(StoredRun.__struct_fields__)
+OWNER = re.compile(r"[A-Za-z0-9_-]{32}")
+LONGEST_NAME = 120
 _JSON_COLUMNS = ("params", "totals")
+
+
+def is_owner(token: object) -> bool:
+    """Whether `token` can be a browser's: 32 random characters, nothing that anybody else goes by."""
+    return isinstance(token, str) and OWNER.fullmatch(token) is not None
 
 
 def data_folder() -> Path:
@@ -106,6 +119,7 @@ class Store:
         self._reading = threading.RLock()
         self._ready = False
         self._owed: list[Callable[[Database], None]] = []
+        self._columns: str | None = None
 
     @classmethod
     def open(cls, path: Path | str | None = None) -> Store:
@@ -147,10 +161,10 @@ class Store:
 
     def run(self, id: str) -> StoredRun:
         """The run with this id, whoever owns it. Raises `UnknownRun`, or `UnreadableRun` when the file is damaged."""
-        rows = self.read(f"SELECT {_COLUMNS} FROM runs WHERE id = ?", [id])
+        rows = self.read(f"SELECT {self.columns} FROM runs WHERE id = ?", [id])
         if not rows:
             raise UnknownRun(f"There is no run called {shown(id)} here.")
-        return _stored_run(rows[0])
+        return stored_run(rows[0])
 
     def events(self, id: str) -> list[Event]:
         """The events of a run, in order; of a run under way, those written so far. Raises as `run` does."""
@@ -167,11 +181,65 @@ class Store:
         where, values = ("WHERE owner = ?", [owner]) if owner is not None else ("", [])
         try:
             rows = self.read(
-                f"SELECT {_COLUMNS} FROM runs {where} ORDER BY created DESC LIMIT ? OFFSET ?", [*values, limit, offset]
+                f"SELECT {self.columns} FROM runs {where} ORDER BY created DESC LIMIT ? OFFSET ?",
+                [*values, limit, offset],
             )
         except UnreadableRun:
             return []
-        return [_stored_run(row) for row in rows]
+        return [stored_run(row) for row in rows]
+
+    @property
+    def columns(self) -> str:
+        """What to select for `stored_run`, as far as this database has it: one that is only read may be older."""
+        if self._columns is None:
+            there = {row["name"] for row in self.read("SELECT name FROM pragma_table_info('runs')")}
+            names = ", ".join(f"runs.{name}" for name in StoredRun.__struct_fields__ if name in there)
+            if self.problem is not None:
+                return names or "runs.id"
+            self._columns = names
+        return self._columns
+
+    # What its owner does with a run. Runs of others are left alone without a word: nobody learns whether they exist.
+
+    def rename(self, owner: str, id: str, name: str) -> bool:
+        """Gives a run a name, or takes it away with an empty one; whether there was such a run."""
+        said = " ".join(name.encode(errors="replace").decode().split())[:LONGEST_NAME].strip() or None
+        return self._change("UPDATE runs SET name = ?", [said], owner, [id]) == 1
+
+    def star(self, owner: str, ids: Sequence[str], starred: bool) -> int:
+        """Stars runs, or takes their stars away; returns how many."""
+        return self._change("UPDATE runs SET starred = ?", [int(starred)], owner, ids)
+
+    def delete(self, owner: str, ids: Sequence[str]) -> list[str]:
+        """Deletes runs with their events, for good; returns the ids of those that were there and had ended.
+
+        A run that was continued from a deleted one is whole without it and stays.
+        """
+        deleted: list[str] = []
+
+        def change(db: Database) -> None:
+            deleted.clear()
+            for id in ids:
+                own = db.execute("DELETE FROM runs WHERE id = ? AND owner = ? AND status <> 'running'", [id, owner])
+                if own.rowcount == 1:
+                    db.execute("DELETE FROM events WHERE run = ?", [id])
+                    deleted.append(id)
+
+        return deleted if self._change_with(change) else []
+
+    def _change(self, sql: str, values: list[Any], owner: str, ids: Sequence[str]) -> int:
+        changed = 0
+
+        def change(db: Database) -> None:
+            nonlocal changed
+            changed = sum(db.execute(f"{sql} WHERE id = ? AND owner = ?", [*values, id, owner]).rowcount for id in ids)
+
+        return changed if self._change_with(change) else 0
+
+    def _change_with(self, change: Callable[[Database], None]) -> bool:
+        if self.write(change, patient=True):
+            return True
+        raise Unwritable(self.problem or "The database cannot be written.")
 
     def write(self, change: Callable[[Database], None], *, patient: bool = False) -> bool:
         """Makes `change` in one transaction. On failure nothing is changed and `problem` says why.
@@ -278,7 +346,8 @@ def _mark_interrupted(db: Database) -> None:
         db.table("runs").update(run["id"], {"status": "interrupted", "text": text})
 
 
-def _stored_run(row: dict[str, Any]) -> StoredRun:
+def stored_run(row: dict[str, Any]) -> StoredRun:
+    """A row of `Store.columns` as a run."""
     decoded = {name: msgspec.json.decode(row[name]) if row[name] else None for name in _JSON_COLUMNS}
     return msgspec.convert({**row, **decoded}, StoredRun, strict=False)
 

@@ -119,11 +119,14 @@ class Boxes:
         self._boxes: dict[str, tuple[Points, Points]] = {}
         self._left: dict[str, list[tuple[float, float, str]]] = {}
         self._right: dict[str, list[tuple[float, float, str]]] = {}
-        self._hover: list[tuple[float, float, str]] = []
+        self._hover: list[tuple[float, float, str, str]] = []
         self._curves: dict[tuple[str, float], tuple[Points, Points]] = {}
 
-    def add(self, role: str, x: float, y: float, left: str, right: str, hover: str) -> None:
-        """A box whose left edge is at `x` and whose middle is at `y`; texts are already harmless."""
+    def add(self, role: str, x: float, y: float, left: str, right: str, hover: str, id: int | None = None) -> None:
+        """A box whose left edge is at `x` and whose middle is at `y`; texts are already harmless.
+
+        With an `id` a click on the box asks the pictures of one guess to show that one.
+        """
         xs, ys = self._boxes.setdefault(role, ([], []))
         xs += [x + dx for dx, _ in self._outline]
         ys += [y + dy for _, dy in self._outline]
@@ -131,7 +134,7 @@ class Boxes:
         ys.append(None)
         self._left.setdefault(role, []).append((x + 8, y, left))
         self._right.setdefault(role, []).append((x + self.width - 6, y, right))
-        self._hover.append((x + self.width / 2, y, hover))
+        self._hover.append((x + self.width / 2, y, hover, "" if id is None else str(id)))
 
     def join(self, role: str, x0: float, y0: float, x1: float, y1: float, strength: float | None = None) -> None:
         """A curve from (x0, y0) to (x1, y1); a `strength` in [0, 1] makes it thicker."""
@@ -163,10 +166,11 @@ class Boxes:
             {
                 "type": "scatter",
                 "mode": "markers",
-                "x": [x for x, _, _ in self._hover],
-                "y": [y for _, y, _ in self._hover],
+                "x": [x for x, _, _, _ in self._hover],
+                "y": [y for _, y, _, _ in self._hover],
+                "ids": [id for _, _, _, id in self._hover],
                 "marker": {"size": self.height, "opacity": 0},
-                "customdata": [text for _, _, text in self._hover],
+                "customdata": [text for _, _, text, _ in self._hover],
                 "hovertemplate": "%{customdata}<extra></extra>",
             }
         )

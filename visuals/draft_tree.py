@@ -138,7 +138,10 @@ def draw(events: Sequence[Event]) -> Drawing | None:
             p = verdict_on.p if verdict_on and verdict_on.p is not None else node.q
             shown, hover = p, _hover(node, verdict_on)
         mark = ROLES[role].mark
-        boxes.add(role, x, y, visible(token, 7), f"{mark} {short(shown)}" if shown is not None else mark, hover)
+        right = f"{mark} {short(shown)}" if shown is not None else mark
+        # What was judged can be looked into: see the rejection X-ray.
+        looked_into = id if id in judged and judged[id].outcome != "untested" else None
+        boxes.add(role, x, y, visible(token, 7), right, hover, looked_into)
         boxes.join(role, places[parent][0] + BOX, places[parent][1], x, y, strength=p)
 
     columns = 1 + max(round(place[0] / PITCH) for place in places.values())

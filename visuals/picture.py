@@ -29,7 +29,8 @@ Drawing = dict[str, Any]
 """Plain data for JSON, one of
 
 * `{"kind": "plotly", "data": […], "layout": {…}, "min_width": 560}`: a Plotly figure in light colours. Below
-  `min_width` pixels its box should scroll sideways rather than squeeze it.
+  `min_width` pixels its box should scroll sideways rather than squeeze it. A picture of one guess at a time adds
+  `"picks": {"node": 3, "nodes": [1, 2, 3]}`: the guess it shows, and those it can show.
 * `{"kind": "tokens", …}`: the token stream, see `visuals.token_stream`.
 """
 
@@ -48,16 +49,18 @@ class Picture:
     """One sentence that a newcomer understands."""
     empty: str
     """What is shown, and learned, when there is nothing to draw."""
-    draw: Callable[[Sequence[Event]], Drawing | None]
+    draw: Callable[..., Drawing | None]
     """The drawing, or None when `empty` should be shown."""
-    table: Callable[[Sequence[Event]], list[Row]]
+    table: Callable[..., list[Row]]
     """The numbers behind the drawing, for a CSV file."""
-    narrate: Callable[[Sequence[Event]], str]
+    narrate: Callable[..., str]
     """Two to five plain sentences that say what the drawing shows. Not escaped."""
     relevant: Callable[[Sequence[Event]], bool]
     """Whether these events hold anything that the picture could show, now."""
     families: tuple[str, ...] = ()
     """Families of methods for which it is made; empty: any."""
+    picks: bool = False
+    """Whether `draw`, `table` and `narrate` also take `node=`, the id of a guess in the latest draft, and show that."""
 
 
 _registry: dict[str, Picture] = {}
@@ -73,13 +76,14 @@ def picture(
     narrate: Callable[[Sequence[Event]], str],
     relevant: Callable[[Sequence[Event]], bool],
     families: tuple[str, ...] = (),
+    picks: bool = False,
 ) -> Callable[[Callable[..., Drawing | None]], Callable[..., Drawing | None]]:
     """Registers a `draw` function as the picture `id`. Raises `ValueError` when the id is taken."""
 
     def register(draw: Callable[..., Drawing | None]) -> Callable[..., Drawing | None]:
         if id in _registry and _registry[id].draw.__module__ != draw.__module__:
             raise ValueError(f"two pictures are called {id!r}: {_registry[id].draw.__module__}, {draw.__module__}")
-        _registry[id] = Picture(id, title, explains, empty, draw, table, narrate, relevant, families)
+        _registry[id] = Picture(id, title, explains, empty, draw, table, narrate, relevant, families, picks)
         return draw
 
     return register

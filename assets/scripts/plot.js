@@ -8,6 +8,7 @@
     let shown = null; // the value on screen
     let drawn = ""; // its figure and theme, to skip equal ones
     let drawing = Promise.resolve();
+    let asked = null; // how often another guess was asked for; null while this is no picture of one guess
 
     const title = make("h3");
     const explains = make("p", { class: "explains" });
@@ -26,7 +27,12 @@
     const saveButton = make("button", { type: "button", text: P.say("play.save"), "aria-haspopup": "menu", "aria-expanded": "false", onclick: () => toggleMenu() });
     const readButton = make("button", { type: "button", text: P.say("play.read"), "aria-expanded": "false", onclick: () => read() });
     const tools = make("div", { class: "tools" }, expandButton, saveButton, readButton, menu);
-    const panel = make("section", { class: "card picture" }, make("header", {}, title, tools), explains, box, empty, narration);
+    const picked = make("span", { class: "picked" });
+    const [before, after] = [[-1, "‹", "proof.guess-before"], [1, "›", "proof.guess-after"]].map(([way, sign, name]) =>
+      make("button", { type: "button", class: "icon", text: sign, "aria-label": P.say(name), title: P.say(name), onclick: () => neighbour(way) }),
+    );
+    const picker = make("div", { class: "pick", role: "group", "aria-label": P.say("proof.guesses"), hidden: true }, before, picked, after);
+    const panel = make("section", { class: "card picture" }, make("header", {}, title, tools), explains, picker, box, empty, narration);
     element.replaceChildren(panel);
 
     const block = element.closest(".block") ?? element;
@@ -55,6 +61,7 @@
       box.hidden = !shown.figure;
       canvas.setAttribute("aria-label", shown.narration || `${named}. ${explained}`);
       if (!narration.hidden && shown.narration) narration.textContent = shown.narration;
+      drawPicker();
       if (!shown.relevant || !shown.figure) return;
       const key = shown.run + P.isDark() + panel.classList.contains("expanded") + shown.figure;
       if (key === drawn) return;
@@ -64,7 +71,64 @@
       canvas.style.height = layout.height ? `${layout.height}px` : "";
       drawing = P.loadPlotly(props.plotly).then((Plotly) => Plotly.react(canvas, data, layout, { responsive: false, displayModeBar: false, scrollZoom: false, doubleClick: "reset" }));
       drawing.then(() => (canvas.dataset.updates = Number(canvas.dataset.updates ?? 0) + 1));
+      drawing.then(clickable);
     }
+
+    /* A click on a point with an id asks the picture of one guess, if it is on the page, to show that guess. */
+    function clickable() {
+      if (canvas.dataset.clickable) return;
+      canvas.dataset.clickable = "true";
+      canvas.on("plotly_click", ({ points }) => {
+        const id = points.find((point) => point.id)?.id;
+        if (id) for (const show of P.state.pickers ?? []) show({ run: shown.run, step: shown.step, node: Number(id) });
+      });
+    }
+
+    /* A picture of one guess: which of them it shows, and the way to the next. */
+    function drawPicker() {
+      const picks = shown.picks;
+      if (!picks) return (picker.hidden = !picker.contains(document.activeElement));
+      if (asked === null) (asked = 0), openNarration(), (P.state.pickers ??= new Set()).add((what) => pick(what, true));
+      const place = picks.nodes.indexOf(picks.node);
+      picker.hidden = false;
+      picked.textContent = P.say("proof.guess-of", { place: place + 1, count: picks.nodes.length });
+      before.disabled = !server.pick || shown.step < 0 || place <= 0;
+      after.disabled = !server.pick || shown.step < 0 || place >= picks.nodes.length - 1;
+    }
+
+    function openNarration() {
+      narration.hidden = false;
+      narration.textContent = shown.narration;
+      readButton.setAttribute("aria-expanded", "true");
+    }
+
+    function neighbour(way) {
+      const { node, nodes } = shown.picks ?? {};
+      const next = nodes?.[nodes.indexOf(node) + way];
+      if (next !== undefined) pick({ run: shown.run, step: shown.step, node: next });
+    }
+
+    async function pick(what, show = false) {
+      const current = () => what.run === shown.run && what.step === shown.step && shown.step >= 0;
+      if (!server.pick || !current()) return;
+      const mine = ++asked;
+      const value = P.parse(await server.pick({ ...what, picture: shown.id, order: shown.order }), null);
+      if (!value || mine !== asked || !current()) return;
+      shown = value;
+      draw();
+      if (!show) return;
+      const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+      panel.scrollIntoView({ block: "nearest", behavior: calm ? "auto" : "smooth" });
+      panel.classList.remove("shown-now");
+      requestAnimationFrame(() => panel.classList.add("shown-now"));
+    }
+
+    picker.addEventListener("keydown", (event) => {
+      const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (!way || event.altKey || event.ctrlKey || event.metaKey) return;
+      event.preventDefault();
+      neighbour(way);
+    });
 
     function expand(open = !panel.classList.contains("expanded")) {
       panel.classList.toggle("expanded", open);
@@ -85,7 +149,7 @@
     async function save(kind) {
       const name = `${shown.id}-${shown.run}`.replace(/[^\w-]+/g, "_");
       if (kind === "CSV") {
-        const rows = await server.table({ picture: shown.id, run: shown.run, step: shown.step });
+        const rows = await server.table({ picture: shown.id, run: shown.run, step: shown.step, node: shown.picks?.node });
         const cell = (value) => (/[",\n\r]/.test(String(value ?? "")) ? `"${String(value).replaceAll('"', '""')}"` : String(value ?? ""));
         P.download(`${name}.csv`, new Blob([rows.map((row) => row.map(cell).join(",")).join("\r\n")], { type: "text/csv" }));
         return;
@@ -103,7 +167,7 @@
       narration.hidden = !open;
       narration.textContent = open ? shown.narration || "…" : "";
       if (open) {
-        const text = await server.narrate({ picture: shown.id, run: shown.run, step: shown.step });
+        const text = await server.narrate({ picture: shown.id, run: shown.run, step: shown.step, node: shown.picks?.node });
         if (!narration.hidden) narration.textContent = text;
       }
     }
@@ -128,7 +192,11 @@
     new ResizeObserver(() => {
       if (!panel.classList.contains("expanded")) block.style.gridRowEnd = `span ${Math.ceil((panel.offsetHeight + 10) / 2)}`;
     }).observe(panel);
-    new ResizeObserver(() => canvas.data && window.Plotly?.Plots.resize(canvas)).observe(box);
+    new ResizeObserver(() => {
+      if (canvas.data) window.Plotly?.Plots.resize(canvas);
+      // What scrolls must be reachable without a mouse.
+      box.scrollWidth > box.clientWidth ? (box.tabIndex = 0) : box.removeAttribute("tabindex");
+    }).observe(box);
     new IntersectionObserver(([entry]) => P.see(props.picture, entry.isIntersecting, server.see), { rootMargin: "80px" }).observe(panel);
     update();
   };

@@ -24,13 +24,13 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta
 from torch import Tensor
 
 from engines.events import Event, Origin
 from engines.method import Need, Paper, method
 from engines.runner import Run
+from engines.sampling import Choosing
 from engines.speculative.budget import affordable
 from engines.speculative.loop import speculate
 from engines.speculative.tree import TokenTree
@@ -125,18 +125,13 @@ RANK_CHANCES = (0.35, 0.16, 0.06, 0.03, 0.02, 0.01, 0.005, 0.003)
 """Probability that the successor remembered at each rank is the right one: measured on the embedded model, cold."""
 
 
-class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Params(Choosing, frozen=True, kw_only=True, forbid_unknown_fields=True):
     nodes: Annotated[int, Meta(ge=0, le=80, description="Guesses per tree; 0 picks what this machine can pay for")] = 0
     width: Annotated[int, Meta(ge=1, le=8, description="Remembered successors per token (k)")] = 8
     memory: Annotated[
         Literal["cold", "hot"],
         Meta(description="Start with an empty table, or with what earlier hot runs of this model left in it"),
     ] = "cold"
-    temperature: Annotated[float, Meta(ge=0, le=5, description="0 takes the most probable token")] = 0.0
-    top_k: Annotated[int, Meta(ge=0, le=1000, description="Keep the k most probable tokens; 0 keeps all")] = 0
-    top_p: Annotated[
-        float, Meta(ge=0.01, le=1, description="Keep the smallest set that holds this much probability")
-    ] = 1.0
 
 
 def node_chance(path: str) -> float:
@@ -210,7 +205,7 @@ _hot: dict[tuple[str, int], dict[int, list[int]]] = {}
     look_at="The draft tree: the green path was right, and all of it came from one pass.",
     shines=("math-change", "copy-list"),
     loses=("sum-meeting", "tr-german"),
-    pictures=("token-stream", "draft-tree", "acceptance", "budget", "cost-curve", "confidence"),
+    pictures=("token-stream", "draft-tree", "rejection-xray", "acceptance", "budget", "cost-curve", "confidence"),
 )
 def token_recycling(run: Run, params: Params) -> Iterator[Event]:
     order = likeliest_first(params.width)

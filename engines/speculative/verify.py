@@ -25,6 +25,8 @@ from engines.events import Choice, Judged, Outcome, Stage, Token, Verdict
 from engines.sampling import Sampler, top_choices
 from engines.speculative.tree import TokenTree
 
+SHOWN_RESIDUAL = 8
+
 
 @dataclass(slots=True)
 class Verification:
@@ -55,7 +57,7 @@ class Verification:
     def as_event(self, tree: TokenTree, position: int, spell: Callable[[int], Token]) -> Verdict:
         residual: tuple[Choice, ...] = ()
         if self.residual is not None:
-            residual = top_choices(self.residual, 8, spell)
+            residual = top_choices(self.residual, SHOWN_RESIDUAL, spell)
         untested = (Judged(node, "untested") for node in range(1, len(tree)) if node not in self.judged)
         return Verdict(
             position=position,
@@ -105,12 +107,13 @@ def _walk_greedy(
     warped = logits if sampler.plain else sampler.warp(logits, prompt, text)
     best = int(warped.argmax())
     log_total = float(warped.logsumexp(-1))
+    first = Choice(sampler.spell(best), float((warped[best] - log_total).exp())) if tree.children[node] else None
     accepted = None
     for child in tree.children[node]:
         token = tree.tokens[child]
         outcome: Outcome = "accepted" if token == best else "rejected"
         p = float((warped[token] - log_total).exp())
-        result.judged[child] = Judged(child, outcome, p=p, accept_probability=float(token == best))
+        result.judged[child] = Judged(child, outcome, p=p, accept_probability=float(token == best), best=first)
         if token == best:
             accepted = child
     result.finals.append(None)
@@ -128,16 +131,18 @@ def _walk_point(
     p = distribution.probabilities
     residual = p.clone()
     result.stages.append(distribution.stages)
+    first = sampler.top(p, 1)[0] if tree.children[node] else None
     for child in tree.children[node]:
         token = tree.tokens[child]
         chance = float(residual[token] / residual.sum())
         u = float(torch.rand((), generator=rng, device=rng.device))
-        outcome: Outcome = "accepted" if u < chance else "rejected"
-        result.judged[child] = Judged(child, outcome, p=float(p[token]), accept_probability=chance, u=u)
-        if outcome == "accepted":
+        if u < chance:
+            result.judged[child] = Judged(child, "accepted", float(p[token]), chance, u, first)
             result.finals.append(float(p[token]))
             return child
         residual[token] = 0.0
+        left = tuple(choice for choice in sampler.top(residual / residual.sum(), SHOWN_RESIDUAL) if choice.p > 0)
+        result.judged[child] = Judged(child, "rejected", float(p[token]), chance, u, first, left)
     result.residual = residual / residual.sum()
     result.extra = sampler.draw(result.residual, rng)
     result.finals.append(float(p[result.extra]))

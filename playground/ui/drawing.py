@@ -147,7 +147,8 @@ class Canvas:
             # The method's own pictures first, most telling first.
             order=own.index(id) if id in own else 50 + list(self._pictures).index(id),
             relevant=relevant,
-            narration=picture.narrate(events) if narrate and relevant else "",
+            # A picture of one guess says in words what became of it.
+            narration=picture.narrate(events) if (narrate or picture.picks) and relevant else "",
         )
 
 

@@ -17,6 +17,7 @@ from playground.setup import Setup
 from playground.store import Store
 from playground.turnstile import Turnstile, turnstile_for
 from playground.ui.drawing import STREAM
+from playground.ui.live import plot_value
 from playground.ui.rail import Prompt, load_prompts
 from playground.ui.resident import Resident
 from playground.ui.shelf import Shelf, steps
@@ -105,7 +106,7 @@ class House:
     def table(self, what: dict[str, Any]) -> list[list[Any]]:
         """The numbers behind a picture: a header row, then the rows."""
         picture, events = self._asked(what)
-        rows = picture.table(events)
+        rows = picture.table(events, **_picked(picture, what))
         return [list(rows[0]), *(list(row.values()) for row in rows)] if rows else [["no data"]]
 
     def narrate(self, what: dict[str, Any]) -> str:
@@ -114,7 +115,23 @@ class House:
             picture, events = self._asked(what)
         except DecodingError as error:
             return str(error)
-        return picture.narrate(events)
+        return picture.narrate(events, **_picked(picture, what))
+
+    def pick(self, what: dict[str, Any]) -> str:
+        """The picture of one guess: the value of its `LivePlot`, or nothing when there is no such run or picture."""
+        try:
+            picture, events = self._asked(what)
+        except (DecodingError, KeyError):
+            return ""
+        one = _picked(picture, what)
+        return plot_value(
+            picture,
+            picture.draw(events, **one),
+            run=str(what.get("run")),
+            step=what["step"] if isinstance(what.get("step"), int) else -1,
+            order=what["order"] if isinstance(what.get("order"), int) else 0,
+            narration=picture.narrate(events, **one),
+        )
 
     def _asked(self, what: dict[str, Any]) -> tuple[Picture, Any]:
         events = self.shelf.events(str(what.get("run", "")))
@@ -141,3 +158,9 @@ class House:
         """The run of a page that `flag` would have ended is over."""
         if self._stops.get(page) is flag:
             del self._stops[page]
+
+
+def _picked(picture: Picture, what: dict[str, Any]) -> dict[str, int]:
+    """The guess that a picture of one guess was asked for, if any."""
+    node = what.get("node")
+    return {"node": node} if picture.picks and isinstance(node, int) else {}

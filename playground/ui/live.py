@@ -128,14 +128,22 @@ def _plain(function: Server) -> Server:
 class LivePlot(Live):
     """One picture: title, one line, expand, save, read; drawn by `Plotly.react`.
 
-    Its server functions `table`, `narrate` and `see` take one dict each.
+    Its server functions take one dict each; without `pick`, a picture of one guess always shows the same one.
     """
 
     def __init__(
-        self, picture: str, value: str = "", *, table: Server, narrate: Server, see: Server, **props: Any
+        self,
+        picture: str,
+        value: str = "",
+        *,
+        table: Server,
+        narrate: Server,
+        see: Server,
+        pick: Server | None = None,
+        **props: Any,
     ) -> None:
         props |= {"picture": picture, "plotly": url(PLOTLY), "dark": dict(dark_of)}
-        super().__init__("plot", value, server=(table, narrate, see), **props)
+        super().__init__("plot", value, server=(table, narrate, see, *([pick] if pick else [])), **props)
 
 
 def plot_value(
@@ -157,6 +165,7 @@ def plot_value(
             "empty": picture.empty,
             "figure": encode({"data": figure["data"], "layout": figure["layout"]}) if figure else "",
             "min_width": figure.get("min_width", 0) if figure else 0,
+            "picks": figure.get("picks") if figure else None,
             "run": run,
             "step": step,
             "order": order,

@@ -71,7 +71,7 @@ def build(house: House, page: gr.Textbox) -> Play:
             scrubber = Scrubber(view.scrubber)
             with gr.Row(elem_classes=["pictures"]):
                 plots = [
-                    LivePlot(id, view.plots[id], table=house.table, narrate=house.narrate, see=house.see)
+                    LivePlot(id, view.plots[id], table=house.table, narrate=house.narrate, see=house.see, pick=house.pick)
                     for id in house.panels
                 ]
     outputs = [told, numbers, stream, scrubber, *plots]

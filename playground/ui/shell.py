@@ -6,6 +6,8 @@ from typing import Any
 
 import gradio as gr
 
+from playground import api
+from playground.server import KEEP_UPLOADS
 from playground.ui import models, play, rail, sessions
 from playground.ui.house import House
 from playground.ui.live import ASSETS, Live, Server, encode, serve_assets, spoken
@@ -33,7 +35,9 @@ class PageId(Live):
 
 def build(house: House) -> gr.Blocks:
     """The whole app, not launched."""
-    with gr.Blocks(title="Decoding Playground", analytics_enabled=False, fill_width=True) as app:
+    with gr.Blocks(
+        title="Decoding Playground", analytics_enabled=False, fill_width=True, delete_cache=KEEP_UPLOADS
+    ) as app:
         header = Header(house.status)
         page = PageId()
         playing = play.build(house, page)
@@ -54,6 +58,7 @@ def build(house: House) -> gr.Blocks:
 
         header.turn(open_page, playing.owner, listed, queue=False, **PRIVATE)
         header.loaded(model_changed, method, [method, precision, costs], queue=False, **PRIVATE)
+        api.build(house)
         app.load(opened, playing.owner, [playing.owner, *playing.rail, *playing.outputs], queue=False, **PRIVATE)
     return app
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from playground.store import Store
+from tests.playground.serving import Served, serving
 from tests.playground.stored_runs import whole_run
 
 
@@ -30,3 +31,10 @@ def recorded(path: Path) -> str:
         kept = store.recording(iter(whole_run()))
         list(kept)
     return kept.run_id or ""
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One server for all tests that speak HTTP, with a secret in its environment."""
+    with serving(tmp_path_factory.mktemp("served")) as served:
+        yield served

@@ -7,29 +7,6 @@ import pytest
 from engines.events import Draft, Event, Finished, Match, Verdict
 from engines.models.causal import CausalModel
 from engines.runner import run
-from engines.speculative.prompt_lookup import NgramIndex
-
-
-def by_hand(text: list[int], longest: int, which: str) -> tuple[int, int] | None:
-    """The definition, by scanning."""
-    for n in range(min(longest, len(text) - 1), 0, -1):
-        ends = [end for end in range(n, len(text)) if text[end - n : end] == text[-n:]]
-        if ends:
-            return (ends[-1] if which == "latest" else ends[0]), n
-    return None
-
-
-@pytest.mark.parametrize("which", ["latest", "first"])
-def test_the_index_agrees_with_scanning_while_the_text_grows(which: str) -> None:
-    index = NgramIndex(3, which)  # type: ignore[arg-type]
-    text = [1, 2, 3, 1, 2, 4, 1, 2, 3, 3, 3, 3, 5, 1, 2, 3, 1, 2]
-    for stop in (1, 2, 3, 4, 7, 8, 9, 11, 12, 13, 17, 18):
-        assert index.find(text[:stop]) == by_hand(text[:stop], 3, which)
-
-
-def test_nothing_is_found_in_a_text_without_repeats() -> None:
-    assert NgramIndex(3, "latest").find([1, 2, 3, 4]) is None
-    assert NgramIndex(3, "latest").find([1]) is None
 
 
 def events_of(model: CausalModel, prompt: str, **options: object) -> list[Event]:

@@ -1,0 +1,155 @@
+"""Whether events from elsewhere can be a run: what every stream of our own keeps to, and a stranger's may not.
+
+The event decoder checks types. Here is what types cannot say and everything that reads a run relies on: what comes
+first and last, that places and times move forward, that a guess hangs on an earlier guess and a verdict is about a
+draft, and that no number is so large that a picture would try to draw as many things.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from engines.events import (
+    Beams,
+    Candidates,
+    Choice,
+    Commit,
+    Curve,
+    Draft,
+    Event,
+    Finished,
+    Forward,
+    Match,
+    Score,
+    Started,
+    Verdict,
+)
+from engines.tally import Tally
+
+FARTHEST = 100_000
+"""Positions, lengths and ids are below this; the longest run of ours has some thousand tokens."""
+MOST_NODES = 4096
+LONGEST = 1e8
+"""Seconds."""
+
+
+class Unsound(ValueError):
+    """The events cannot be a run; the message ends the sentence "This event …"."""
+
+
+class Soundness:
+    """Takes the events of one run in order. `take` raises `Unsound`."""
+
+    def __init__(self) -> None:
+        self.started: Started | None = None
+        self.finished: Finished | None = None
+        self._seq, self._time, self._position, self._step = -1, 0.0, 0, -1
+        self._whole = True
+        self._ids: list[int] = []
+        self._nodes: set[int] = set()
+        self._beams: set[int] = set()
+        self._tally = Tally()
+
+    def take(self, event: Event) -> None:
+        """Checks one more event."""
+        if (self.started is None) != isinstance(event, Started):
+            raise Unsound("stands before the start of a run")
+        _must(self.finished is None, "comes after the end of its run")
+        _must(self._seq < event.seq < 2**31, "is out of order")
+        _must(self._time <= event.time < LONGEST, "goes back in time")
+        self._whole = self._whole and event.seq == self._seq + 1
+        self._seq, self._time = event.seq, event.time
+        self._tally.count([event])
+        match event:
+            case Started():
+                self._start(event)
+            case Commit():
+                self._commit(event)
+            case Draft():
+                self._draft(event)
+            case Verdict():
+                self._verdict(event)
+            case Beams(beams=beams):
+                _must(len(beams) <= MOST_NODES, "holds too many hypotheses")
+                for beam in beams:
+                    _must(0 <= beam.id < FARTHEST and -1 <= beam.group < FARTHEST, "has a number that cannot be")
+                    _must(beam.parent == -1 or beam.parent in self._beams, "continues a hypothesis that is not there")
+                self._beams |= {beam.id for beam in beams}
+            case Candidates(raw=raw, stages=stages, entropy=entropy, sequence=sequence):
+                _rates(raw)
+                _must(0 <= entropy < FARTHEST and 0 <= sequence < FARTHEST, "has a number that cannot be")
+                for stage in stages:
+                    _rates(stage.removed), _rates(stage.top)
+                    _must(0 <= stage.kept < 2**31 and -0.01 <= stage.removed_mass <= 1.01, "has a share that cannot be")
+            case Match(source=source, target=target, copied=copied):
+                for first, last in (source, target, copied):
+                    _must(-FARTHEST < first <= last < FARTHEST, "has a span that cannot be")
+            case Forward(batch=batch, query=query, cached=cached, seconds=seconds):
+                _must(0 < batch < FARTHEST and 0 < query < FARTHEST, "has a number that cannot be")
+                _must(0 <= cached < 2**31 and 0 <= seconds < LONGEST, "has a number that cannot be")
+            case Score(sequence=sequence):
+                _must(sequence is None or 0 <= sequence < FARTHEST, "has a number that cannot be")
+            case Curve(x=x, y=y):
+                _must(len(x) == len(y) <= FARTHEST, "is a curve of unequal sides")
+            case Finished():
+                self._finish(event)
+        position = getattr(event, "position", None)
+        _must(position is None or abs(position) < FARTHEST, "has a position that cannot be")
+
+    def _start(self, event: Started) -> None:
+        self.started = event
+        _must(event.seq == 0, "is a start in the middle")
+        _must(0 <= event.seed < 2**63, "has a seed that cannot be")
+        _must(0 < event.max_new_tokens < FARTHEST and 0 < event.prompt_length < 2**31, "has a length that cannot be")
+        _must(len(event.prompt_tokens) <= event.prompt_length, "has a longer prompt than it says")
+        named = (event.model, event.weights, event.precision, event.method, event.family, event.machine, event.code)
+        _must(all(len(name) < 500 for name in named), "has a name that is too long")
+        _must(len(event.params) <= 100 and len(event.versions) <= 100, "has too many settings")
+
+    def _commit(self, event: Commit) -> None:
+        _must(len(event.tokens) > 0 and event.step > self._step, "is out of order")
+        _must(event.position == self._position or (not self._whole and event.position > self._position), "leaves a gap")
+        for placed in event.tokens:
+            _must(all(p is None or 0 <= p <= 1.001 for p in (placed.raw, placed.final)), "has a share that cannot be")
+            _must(placed.rank is None or 0 <= placed.rank < 2**31, "has a number that cannot be")
+        self._ids += [placed.token.id for placed in event.tokens]
+        self._position, self._step = event.position + len(event.tokens), event.step
+
+    def _draft(self, event: Draft) -> None:
+        self._nodes = set()
+        _must(0 < len(event.nodes) <= MOST_NODES, "holds no guess, or too many")
+        for node in event.nodes:
+            _must(0 <= node.id < FARTHEST and node.id not in self._nodes, "has a guess twice")
+            _must(not self._nodes or node.parent in self._nodes, "has a guess that hangs on nothing")
+            _must(node.q is None or 0 <= node.q <= 1.001, "has a share that cannot be")
+            self._nodes.add(node.id)
+        _must(event.nodes[0].parent < 0, "has a root that hangs on something")
+
+    def _verdict(self, event: Verdict) -> None:
+        _must(self._nodes.issuperset(event.path), "accepts guesses that nobody made")
+        _must(len(set(event.path)) == len(event.path), "accepts a guess twice")
+        _must(self._nodes.issuperset(judged.id for judged in event.nodes), "judges guesses that nobody made")
+        _must(len({judged.id for judged in event.nodes}) == len(event.nodes), "judges a guess twice")
+        for judged in event.nodes:
+            shares = (judged.p, judged.accept_probability, judged.u)
+            _must(all(p is None or 0 <= p <= 1.001 for p in shares), "has a share that cannot be")
+        _rates(event.residual)
+
+    def _finish(self, event: Finished) -> None:
+        self.finished = event
+        if not self._whole:  # a run of which events were lost ends as it did, and its sums are more than its events'
+            return
+        _must(list(event.token_ids) == self._ids, "ends with other tokens than its run")
+        sums, said = self._tally.totals, event.totals
+        for name in ("tokens", "target_passes", "prompt_passes", "draft_passes", "accepted", "rejected", "untested"):
+            _must(getattr(sums, name) == getattr(said, name), f"counts other {name.replace('_', ' ')} than its run has")
+
+
+def _rates(choices: Iterable[Choice]) -> None:
+    _must(all(0 <= choice.p <= 1.001 and math.isfinite(choice.p) for choice in choices), "has a share that cannot be")
+
+
+def _must(sound: bool, otherwise: str) -> None:
+    if not sound:
+        raise Unsound(otherwise)
