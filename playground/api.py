@@ -301,7 +301,7 @@ def _checked(name: str, value: Any, kind: type[T]) -> T:
         if isinstance(value, bool) and kind is not bool:
             raise msgspec.ValidationError
         return msgspec.convert(value, kind, strict=False)
-    except (msgspec.ValidationError, OverflowError):
+    except (msgspec.MsgspecError, ValueError, OverflowError):
         raise BadParameter(f"{name} must be {KINDS[kind]}, not {_said(value)}.") from None
 
 
@@ -317,7 +317,7 @@ def _json(name: str, value: Any, kind: Any) -> Any:
         if isinstance(value, str):
             value = msgspec.json.decode(value.encode("utf-8", "replace")) if value.strip() else kind()
         return msgspec.convert(value, kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise BadParameter(f"{name} cannot be read: {str(error)[:200]}.") from None
 
 

@@ -24,9 +24,14 @@ from engines.errors import DecodingError, shown
 
 if TYPE_CHECKING:
     from engines.events import Event
+    from playground.run_card import RunCard
+    from playground.setup import Setup
     from playground.store import StoredRun
 
 OWNER = "command line"
+MODEL = "smollm2-135m"
+REQUEST = ("method", "param", "raw", "max_new_tokens", "seed", "stop", "time_limit")
+"""Options of `run` that a run card answers."""
 LONGEST_PROMPT = 16 * 2**20
 """Bytes read of a prompt file; what a model can read is far less, and the engine says how much."""
 
@@ -91,18 +96,19 @@ def parser() -> Parser:
     listing.add_argument("--json", action="store_true", help="as JSON")
 
     run = command("run", run_method, "Decode a prompt. The text goes to standard output, token by token.")
-    run.add_argument("--model", default="smollm2-135m", metavar="ID", help="default: %(default)s")
+    run.add_argument("--model", default="", metavar="ID", help=f"default: {MODEL}, or the card's")
     run.add_argument("--precision", default="", metavar="P", help="how the weights are held, e.g. float32, int8")
     run.add_argument("--method", default="greedy", metavar="ID", help="default: %(default)s")
     run.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="a setting of the method")
-    run.add_argument(
-        "--prompt", required=True, metavar="TEXT|@FILE", help="@- reads standard input; @@ means a plain @"
-    )
+    asked = run.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--prompt", default="", metavar="TEXT|@FILE", help="@- reads standard input; @@ means a plain @")
+    asked.add_argument("--card", metavar="FILE", help="do the run of a run card again: identical, or what differs first")
     run.add_argument("--raw", action="store_true", help="continue the prompt as it stands, without a chat template")
     run.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="default: %(default)s")
     run.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
     run.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end with the token that completes it")
     run.add_argument("--time-limit", type=float, metavar="SECONDS", help="decode time at most")
+    run.set_defaults(request={name: run.get_default(name) for name in REQUEST})
     run.add_argument("--events", metavar="FILE", help="write every event as a line of JSON; - is standard output")
     run.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
     run.add_argument("--no-store", action="store_true", help="do not keep the run")
@@ -117,6 +123,21 @@ def parser() -> Parser:
         "--format", choices=["jsonl", "json", "text", "csv"], default="jsonl", help="default: %(default)s"
     )
     export.add_argument("--output", default="-", metavar="FILE", help="default: standard output")
+
+    card = command("card", print_card, "Write a kept run's card: the small JSON that does the run again elsewhere.")
+    card.add_argument("run", help="a run's id, or: last")
+    card.add_argument("--output", default="-", metavar="FILE", help="default: standard output")
+
+    link = command("link", print_link, "Print the link that opens a kept run's set-up.")
+    link.add_argument("run", help="a run's id, or: last")
+    link.add_argument("--class", dest="for_class", action="store_true", help="for a class: prompt and seed are fixed")
+    link.add_argument("--base", default="http://127.0.0.1:7860/", metavar="URL", help="default: %(default)s")
+
+    gallery = command("gallery", write_gallery, "Write chosen runs as plain web pages that need no server.")
+    gallery.add_argument("output", metavar="OUT", help="a folder, new or empty, or an earlier gallery")
+    gallery.add_argument("runs", nargs="*", metavar="RUN", help="a run's id, or: last")
+    gallery.add_argument("--recorded", action="store_true", help="the runs shipped with the program too")
+    gallery.add_argument("--title", default="Decoding Playground", metavar="TEXT", help="default: %(default)s")
     return top
 
 
@@ -167,10 +188,9 @@ def run_method(arguments: argparse.Namespace) -> int:
 
     if arguments.json and arguments.events == "-":
         raise Refused("--json and --events - would both write to standard output. Give --events a file.")
-    prompt = read_prompt(arguments.prompt)
-    params = read_params(arguments.param)
-    stop = [readable(text, "--stop") for text in arguments.stop]
-    find(arguments.method).validate(params)
+    card = read_card(arguments) if arguments.card is not None else None
+    setup = card.setup if card else read_setup(arguments)
+    find(setup.method).validate(setup.params)
     with ExitStack() as stack:
         lines = stack.enter_context(writing(arguments.events)) if arguments.events else None
         import engines
@@ -179,18 +199,12 @@ def run_method(arguments: argparse.Namespace) -> int:
         from playground.transcript import Typewriter, as_object, figures
 
         with progress_line() as progress:
-            model = engines.load(arguments.model, precision=arguments.precision, progress=progress)
-        events: Iterator[Event] = engines.run(
-            model,
-            arguments.method,
-            prompt,
-            params=params,
-            seed=arguments.seed,
-            max_new_tokens=arguments.max_new_tokens,
-            raw=arguments.raw,
-            stop=stop,
-            time_limit=arguments.time_limit,
-        )
+            model = engines.load(
+                arguments.model or setup.model or MODEL,
+                precision=arguments.precision or setup.precision,
+                progress=progress,
+            )
+        events = setup.begin(model)
         store = None if arguments.no_store else stack.enter_context(Store.open())
         recording = stack.enter_context(store.recording(events, owner=OWNER)) if store else None
         typewriter = None if arguments.json or arguments.events == "-" else Typewriter(standard_output())
@@ -217,7 +231,39 @@ def run_method(arguments: argparse.Namespace) -> int:
         print(figures(seen, run=kept, status=status), file=sys.stderr)
     if recording is not None and recording.problem:
         complain(recording.problem)
+    if card is not None:
+        from playground.run_card import compared, sentence
+
+        comparison = compared(card, seen)
+        print(sentence(comparison, model.token), file=sys.stderr)
+        code = code or int(not comparison.identical)
     return code
+
+
+def read_setup(arguments: argparse.Namespace) -> Setup:
+    """What the options of `run` ask for."""
+    from playground.setup import Setup
+
+    return Setup(
+        method=arguments.method,
+        prompt=read_prompt(arguments.prompt),
+        params=dict(read_params(arguments.param)),
+        seed=arguments.seed,
+        max_new_tokens=arguments.max_new_tokens,
+        raw=arguments.raw,
+        stop=tuple(readable(text, "--stop") for text in arguments.stop),
+        time_limit=arguments.time_limit,
+    )
+
+
+def read_card(arguments: argparse.Namespace) -> RunCard:
+    """The run card that `--card` names; the other options must not ask for something else."""
+    from playground import run_card
+
+    for name, default in arguments.request.items():
+        if getattr(arguments, name) != default:
+            raise Refused(f"The run card says what to run, so --{name.replace('_', '-')} cannot be given beside --card.")
+    return run_card.read(read_file(arguments.card, "The run card", run_card.MOST_BYTES))
 
 
 def read_prompt(argument: str) -> str:
@@ -228,21 +274,28 @@ def read_prompt(argument: str) -> str:
         return readable(argument, "--prompt")
     name = argument[1:]
     called = "standard input" if name == "-" else f"The prompt file {shown(name)}"
+    content = read_file(name, "The prompt file", LONGEST_PROMPT)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Refused(f"{called} is not UTF-8 text: the byte at position {error.start:,} does not fit.") from None
+
+
+def read_file(name: str, what: str, most: int) -> bytes:
+    """The bytes of a file, or of standard input when the name is -; at most `most` of them."""
+    called = "standard input" if name == "-" else f"{what} {shown(name)}"
     try:
         with open(0 if name == "-" else name, "rb", closefd=name != "-") as file:
-            content = file.read(LONGEST_PROMPT + 1)
+            content = file.read(most + 1)
     except FileNotFoundError:
         raise Refused(f"{called} does not exist.") from None
     except IsADirectoryError:
         raise Refused(f"{called} is a folder.") from None
     except (OSError, ValueError) as error:
         raise Refused(f"{called} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
-    if len(content) > LONGEST_PROMPT:
-        raise Refused(f"{called} is larger than {LONGEST_PROMPT // 2**20} MB.")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Refused(f"{called} is not UTF-8 text: the byte at position {error.start:,} does not fit.") from None
+    if len(content) > most:
+        raise Refused(f"{called} is larger than {most // 2**20} MB.")
+    return content
 
 
 def readable(text: str, option: str) -> str:
@@ -338,6 +391,34 @@ def kept_run(id: str) -> tuple[StoredRun, list[Event]]:
     if not events:
         raise Refused(f"Run {run.id} has no events.")
     return run, events
+
+
+def print_card(arguments: argparse.Namespace) -> int:
+    from playground import run_card
+
+    _, events = kept_run(arguments.run)
+    with writing(arguments.output) as file:
+        file.write(run_card.to_json(run_card.card_of(events)))
+    return 0
+
+
+def print_link(arguments: argparse.Namespace) -> int:
+    from playground.links import address
+    from playground.setup import Setup
+
+    _, events = kept_run(arguments.run)
+    print(address(arguments.base, Setup.of(events), name="class" if arguments.for_class else "setup"))
+    return 0
+
+
+def write_gallery(arguments: argparse.Namespace) -> int:
+    from playground.gallery import write
+
+    if not arguments.runs and not arguments.recorded:
+        raise Refused("Name at least one run, or give --recorded.")
+    for line in write(arguments.output, arguments.runs, recorded=arguments.recorded, title=arguments.title):
+        print(line, file=sys.stderr)
+    return 0
 
 
 # Output

@@ -15,7 +15,7 @@ import binascii
 import math
 import re
 import zlib
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -114,6 +114,13 @@ def decoded(text: str) -> Setup:
         return plausible(setup)
     except BadSetup as error:
         raise BadLink(f"The link cannot be used: {error}") from None
+
+
+def address(base: str, setup: Setup, *, name: Literal["setup", "class"] = "setup") -> str:
+    """The link to a set-up on the page at `base`. Raises `BadLink`."""
+    if not re.match(r"https?://[^\s#?]+$", base) or len(base) > 300:
+        raise BadLink(f"{shown(base)} is not the address of a page. Write it like http://127.0.0.1:7860/.")
+    return f"{base}?{name}={encoded(setup)}"
 
 
 def plausible(setup: Setup) -> Setup:

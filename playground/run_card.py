@@ -8,7 +8,7 @@ circumstances do. A card is somebody else's file: `read` checks every type, rang
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -91,7 +91,10 @@ def card_of(events: Sequence[Event]) -> RunCard:
 
 def to_json(card: RunCard) -> str:
     """The card's file, for people to read too."""
-    return msgspec.json.format(msgspec.json.encode(card), indent=2).decode() + "\n"
+    # The ids on one line. In a text the quotes would be escaped, so this is found once.
+    bare = msgspec.structs.replace(card, token_ids=())
+    lines = msgspec.json.format(msgspec.json.encode(bare), indent=2).decode()
+    return lines.replace('"token_ids": []', f'"token_ids": [{", ".join(map(str, card.token_ids))}]') + "\n"
 
 
 def read(data: bytes) -> RunCard:
@@ -136,7 +139,7 @@ def compared(card: RunCard, events: Sequence[Event]) -> Comparison:
     mine = card_of(events)
     told, here = card.token_ids, mine.token_ids
     common = next((k for k, (a, b) in enumerate(zip(told, here, strict=False)) if a != b), min(len(told), len(here)))
-    same = told == here
+    same = told == (here if card.status == "finished" else here[: len(told)])
     return Comparison(
         identical=same,
         position=None if same else common - len(card.setup.prefix),
@@ -146,14 +149,17 @@ def compared(card: RunCard, events: Sequence[Event]) -> Comparison:
     )
 
 
-def sentence(comparison: Comparison, spell: dict[int, Token]) -> str:
-    """A comparison in words: "identical" or the first difference, then what else differs. `spell` names tokens."""
+def sentence(comparison: Comparison, spell: Callable[[int], Token]) -> str:
+    """A comparison in words: "identical" or the first difference, then what else differs. `spell` is the model's."""
 
     def named(ids: tuple[int, ...]) -> str:
         if not ids:
             return "the end"
-        token = spell.get(ids[0])
-        return f"token {ids[0]}" + (f" {shown(token.text) if not token.hex else token.hex}" if token else "")
+        try:
+            token = spell(ids[0])
+        except (IndexError, ValueError, OverflowError, DecodingError):
+            return f"token {ids[0]}, which is not in this vocabulary"
+        return f"token {ids[0]} {token.hex or shown(token.text)}"
 
     lines = [
         "identical"

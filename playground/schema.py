@@ -130,3 +130,29 @@ def words_and_acceptance(db: Database) -> None:
         " UPDATE words SET name = new.name, prompt = new.prompt, text = new.text WHERE rowid = new.number; END"
     )
     db.execute("CREATE TRIGGER runs_deleted AFTER DELETE ON runs BEGIN DELETE FROM words WHERE rowid = old.number; END")
+
+
+@migration
+def proofs(db: Database) -> None:
+    db.create_table(
+        "proofs",
+        {
+            "key": str,
+            "created": str,
+            "kind": str,
+            "weights": str,
+            "precision": str,
+            "prompt": str,
+            "method": str,
+            "params": str,
+            "seed": int,
+            "max_new_tokens": int,
+            "raw": int,
+            "stop": str,
+            "code": str,
+            "output": str,
+            "result": str,
+        },
+        pk="key",
+        not_null={"key", "created", "kind", "method", "params", "code", "result"},
+    )

@@ -80,7 +80,7 @@ class Soundness:
                 _rates(raw)
                 _must(0 <= entropy < FARTHEST and 0 <= sequence < FARTHEST, "has a number that cannot be")
                 for stage in stages:
-                    _rates(stage.removed), _rates(stage.top)
+                    _rates((*stage.removed, *stage.top))
                     _must(0 <= stage.kept < 2**31 and -0.01 <= stage.removed_mass <= 1.01, "has a share that cannot be")
             case Match(source=source, target=target, copied=copied):
                 for first, last in (source, target, copied):
@@ -134,6 +134,7 @@ class Soundness:
         for judged in event.nodes:
             shares = (judged.p, judged.accept_probability, judged.u)
             _must(all(p is None or 0 <= p <= 1.001 for p in shares), "has a share that cannot be")
+            _rates((*judged.residual, *([judged.best] if judged.best else [])))
         _rates(event.residual)
 
     def _finish(self, event: Finished) -> None:

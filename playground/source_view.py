@@ -85,12 +85,13 @@ def step_of(events: Sequence[Event], step: int | None, methods: Mapping[str, Met
 
 
 def modules_of(method: Method) -> tuple[str, ...]:
-    """A method's own module, and those of `engines` that it and its shared loop import: nearest first."""
+    """A method's own module, then those of `engines` that it and its shared loop import, its own family first."""
     own = method.generate.__module__
     found = [own]
     for module in found:  # grows while it is read: what the shared loop imports belongs to the method too
         found += [name for name in _imports(module) if name not in found and name not in SHARED_BY_ALL]
-    return tuple(found)
+    family = own.rpartition(".")[0]
+    return tuple(sorted(found, key=lambda name: (name != own, name.rpartition(".")[0] != family)))
 
 
 @cache

@@ -28,16 +28,15 @@ TOTALS = ("tokens", "seconds", "tokens_per_second", "tokens_per_target_pass", "a
 """Taken out of `totals`, so that they have columns of their own."""
 EVENT_COLUMNS = ("run", "seq", "kind", "time", "body")
 
-FUNCTIONS = frozenset(
-    """
-    -> ->> abs acos asin atan atan2 avg ceil ceiling changes char coalesce cos count cume_dist date datetime degrees
-    dense_rank exp first_value floor glob group_concat hex ifnull iif instr json json_array json_array_length
-    json_each json_extract json_group_array json_group_object json_object json_quote json_tree json_type json_valid
-    julianday lag last_value lead length like ln log log10 log2 lower ltrim max min mod nth_value ntile nullif
-    percent_rank pi pow power printf quote radians random rank replace round row_number rtrim sign sin sqlite_version
-    sqrt strftime string_agg substr substring sum tan time total trim trunc typeof unicode unixepoch upper
-    """.split()
-)
+_PLAIN = """
+-> ->> abs acos asin atan atan2 avg ceil ceiling changes char coalesce cos count cume_dist date datetime degrees
+dense_rank exp first_value floor glob group_concat hex ifnull iif instr json json_array json_array_length
+json_each json_extract json_group_array json_group_object json_object json_quote json_tree json_type json_valid
+julianday lag last_value lead length like ln log log10 log2 lower ltrim max min mod nth_value ntile nullif
+percent_rank pi pow power printf quote radians random rank replace round row_number rtrim sign sin sqlite_version
+sqrt strftime string_agg substr substring sum tan time total trim trunc typeof unicode unixepoch upper
+"""
+FUNCTIONS = frozenset(_PLAIN.split())
 MEMORY = 1024 * 2**20
 """Bytes of address space for the whole process."""
 SCRATCH = 256 * 2**20

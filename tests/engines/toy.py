@@ -56,6 +56,11 @@ class ToyState:
         self.rows = [row[:start] + [row[start + node] for node in path] for row in self.rows]
         self._ledger.append(Cache(kept=self.length, removed=self._siblings - len(path)))
 
+    def rollback(self, count: int) -> None:
+        self.rows = [row[: len(row) - count] for row in self.rows]
+        if count:
+            self._ledger.append(Cache(kept=self.length, removed=count))
+
     def select(self, rows: Sequence[int]) -> None:
         self.rows = [list(self.rows[row]) for row in rows]
 

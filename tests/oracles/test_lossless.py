@@ -23,7 +23,7 @@ from tests.oracles.prompts import PROMPTS
 
 TIE = 1e-3
 LENGTH = 128
-LOSSLESS = [("prompt-lookup", {}), ("copyspec", {}), ("token-recycling", {"nodes": 12})]
+LOSSLESS = [("prompt-lookup", {}), ("copyspec", {}), ("aggressive-decoding", {}), ("token-recycling", {"nodes": 12})]
 
 
 def tokens(model: CausalModel, method: str, prompt: str, params: dict[str, object], length: int) -> tuple[int, ...]:
