@@ -90,6 +90,13 @@ def write_runs(store: Store, owner: str, file: IO[bytes], ids: Sequence[str] | N
     return Exported(len(own), 0)
 
 
+def write_file(store: Store, owner: str, path: Path, ids: Sequence[str] | None = None) -> Exported:
+    """The same into a gzipped file."""
+    # Speed 6 is twice as fast as the default and hardly larger.
+    with gzip.open(path, "wb", compresslevel=6) as file:
+        return write_runs(store, owner, file, ids)
+
+
 _BODIES = "SELECT body FROM events WHERE run = ? ORDER BY seq"
 
 

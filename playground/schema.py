@@ -11,6 +11,9 @@ change is a new function below it. The tables:
 * `events`: one row per event, in order; `body` is the event's line of JSON, complete.
 * `words`: the full-text index over a run's name, prompt and text; `rowid` is `runs.number`. Triggers keep it up, so
   that nobody who writes a run has to think of it.
+* `proofs`: one row per thing that was checked, shared by all runs it is true of. `key` is a hash of the columns after
+  `created`; `kind` is `tokens` (a run's output against plain decoding; `prompt` and `output` are hashes of token ids)
+  or `distribution` (a method on the tiny twin); `result` is a `playground.proof.Proof`.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import gradio as gr
 from engines.errors import DecodingError
 from engines.events import Event, Started
 from engines.method import Method
-from playground.ui import rail
+from playground.ui import rail, share
 from playground.ui.decoding import Request, branched, decode, say
 from playground.ui.drawing import Canvas
 from playground.ui.house import House
@@ -37,6 +37,8 @@ class Play:
     outputs: list[Any]
     """Message, numbers, text, scrubber and pictures."""
     owner: gr.BrowserState
+    notice: share.Notice
+    """What the link that opened the page asks of the reader."""
 
 
 def build(house: House, page: gr.Textbox) -> Play:
@@ -48,6 +50,7 @@ def build(house: House, page: gr.Textbox) -> Play:
     with gr.Row(elem_classes=["page", "page-play"], equal_height=False):
         with gr.Column(elem_classes=["rail"], min_width=0):
             with gr.Column(elem_classes=["rail-scroll"], min_width=0):
+                notice = share.Notice()
                 with gr.Column(elem_classes=["card"], min_width=0):
                     method = rail.Picker(rail.method_picker(methods, first.id), elem_id="method")
                     card = rail.Card(rail.method_card(first))
@@ -69,6 +72,7 @@ def build(house: House, page: gr.Textbox) -> Play:
             numbers = Numbers(view.numbers)
             stream = TokenStream(view.stream)
             scrubber = Scrubber(view.scrubber)
+            share.Share(house)
             with gr.Row(elem_classes=["pictures"]):
                 plots = [
                     LivePlot(id, view.plots[id], table=house.table, narrate=house.narrate, see=house.see, pick=house.pick)
@@ -123,7 +127,7 @@ def build(house: House, page: gr.Textbox) -> Play:
 
     chips.pick(pick_prompt, None, prompt, queue=False, **PRIVATE)
     examples.pick(pick_prompt, None, prompt, queue=False, **PRIVATE)
-    return Play([method, card, prompt, chips, controls], outputs, owner)
+    return Play([method, card, prompt, chips, controls], outputs, owner, notice)
 
 
 def show(house: House, run: str, step: int | None = None) -> list[Any]:
@@ -141,34 +145,19 @@ def reopened(house: House, run: str) -> list[Any]:
     """A run brought back: what it was asked for in the rail, all of it on the right."""
     update = show(house, run)
     try:
-        header = house.shelf.events(run)[0]
-    except (DecodingError, IndexError):
+        setup = Setup.of(house.shelf.events(run))
+    except (DecodingError, ValueError):
         return [gr.skip()] * 5 + update
-    method = house.methods.get(header.method) if isinstance(header, Started) else None
-    if method is None or not isinstance(header, Started):
-        return [gr.skip()] * 5 + update
-    asked = {
-        "seed": header.seed,
-        "max_new_tokens": header.max_new_tokens,
-        "raw": header.raw_prompt,
-        "stop": "|".join(header.stop),
-        "time_limit": header.time_limit,
-    }
-    return [
-        rail.method_picker(house.methods, method.id, house.resident.has),
-        rail.method_card(method),
-        header.prompt,
-        rail.prompt_chips(method, house.prompts),
-        rail.controls(method, header.params | asked),
-        *update,
-    ]
+    return share.in_rail(house, setup) + update
 
 
 def opened(house: House, owner: str, request: gr.Request) -> list[Any]:
-    """What a page shows when it opens: the run that its address names, if any; and a new owner gets an id."""
-    run = dict(request.query_params).get("run", "")
+    """What a page shows when it opens: the run and the set-up that its address names; and a new owner gets an id."""
+    query = dict(request.query_params)
+    run = query.get("run", "")
     update = reopened(house, run) if run else [gr.skip()] * 5 + say(house, "")
-    return [owner or secrets.token_urlsafe(24), *update]
+    asked, notice = share.opened_by(house, query)
+    return [owner or secrets.token_urlsafe(24), notice, *(asked or update[:5]), *update[5:]]
 
 
 def first_method(house: House) -> Method:

@@ -1,67 +1,261 @@
-"""The Sessions page: a person's own runs, newest first, each to be opened again."""
+"""The Sessions page: a person's own runs, to be found, named, starred, opened, held against each other, and deleted.
+
+What the browser shows is a page of hits for the search that it sent; the server keeps nothing of it. Everything here
+asks for the owner, and the store's own WHERE sees to it that other people's runs stay where they are.
+"""
 
 from __future__ import annotations
 
+import secrets
+import shutil
+import time
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
+from engines.errors import DecodingError
 from engines.events import Started
-from playground.store import StoredRun
+from playground import exchange
+from playground.search import MARKS, PAGE, Hit, Search, asked, facets, search
+from playground.store import StoredRun, Unwritable, is_owner
+from playground.texts import Text, text
+from playground.ui import atlas_table, run_panel, sql_box
 from playground.ui.house import House
-from playground.ui.live import Live, encode
+from playground.ui.live import Live, encode, native
 from playground.ui.play import PRIVATE, Play, reopened
+from playground.ui.rail import Message, message
 from playground.ui.shelf import RECORDED_RUN
 
-MOST = 100
+MOST_SHOWN = 1000
+"""Runs that are read again after a change; a longer list is cut, and continued on request."""
+EXPORTS_KEPT = 600
+"""Seconds that an exported file stays for its download."""
+SHOWN_PROMPT, SHOWN_OUTPUT = 200, 160
 
 
 class SessionList(Live):
-    """Runs as a list of links. Triggers `open` with the run's id."""
+    """Search, filters, the runs, and what can be done with those selected.
+
+    Triggers `ask` with a search, `change` with what to do to which runs, `export` with ids or none for all, `show`
+    with what to show of which runs, and `open` with a run.
+    """
 
     def __init__(self, value: str = "", **props: Any) -> None:
-        super().__init__("sessions", value, events=("open",), **props)
+        props |= {"marks": encode(MARKS)}
+        super().__init__("sessions", value, events=("open", "ask", "change", "export", "show"), **props)
 
 
-def build(house: House, play: Play) -> SessionList:
+def build(house: House, play: Play, page: Any) -> SessionList:
     """Lays out the page; opening a run shows it on the Play page."""
     with gr.Column(elem_classes=["page", "page-sessions"]):
-        sessions = SessionList()
+        told = Message()
+        panel = run_panel.RunPanel()
+        sessions = SessionList(empty(house))
+        with gr.Row(elem_classes=["card", "exchange"]):
+            bring = gr.UploadButton(
+                native("sessions.import"), file_types=[".jsonl", ".gz"], elem_id="import", min_width=0
+            )
+            ExchangeNote("")
+        atlas_table.build(house, play.owner)
+        sql_box.build(house, play.owner)
+        file = gr.File(visible=False)
 
     def reopen(event: gr.EventData) -> list[Any]:
         return reopened(house, str(event._data["run"]))
 
+    def ask(owner: str, event: gr.EventData) -> str:
+        return found(house, owner, event._data)
+
+    def change(owner: str, event: gr.EventData) -> tuple[str, str]:
+        try:
+            said: str | Text = changed(house, owner, event._data)
+            tone = "calm"
+        except DecodingError as error:
+            said, tone = str(error), "problem"
+        return message(said, tone=tone), found(house, owner, event._data | {"after": ""})
+
+    def export(owner: str, event: gr.EventData) -> tuple[Any, str]:
+        try:
+            path, said = exported(house, owner, _ids(event._data) if event._data.get("ids") else None)
+        except (DecodingError, OSError) as error:
+            return None, message(str(error), tone="problem")
+        return str(path), message(said)
+
+    def take(upload: str | None, owner: str) -> tuple[str, str]:
+        try:
+            said: str | Text = imported(house, owner, upload)
+            tone = "calm"
+        except (DecodingError, OSError) as error:
+            said, tone = str(error), "problem"
+        return message(said, tone=tone), found(house, owner, {"ticket": secrets.token_hex(4)})
+
     sessions.open(reopen, None, [*play.rail, *play.outputs], **PRIVATE)
+    sessions.ask(ask, play.owner, sessions, trigger_mode="always_last", queue=False, **PRIVATE)
+    sessions.change(change, play.owner, [told, sessions], trigger_mode="multiple", queue=False, **PRIVATE)
+    sessions.export(export, play.owner, [file, told], concurrency_limit=1, **PRIVATE).success(
+        None, file, None, js="(file) => file && window.Playground.fetchFile(file)", **PRIVATE
+    )
+    bring.upload(take, [bring, play.owner], [told, sessions], concurrency_limit=1, **PRIVATE)
+    run_panel.connect(house, panel, sessions, play, page)
     return sessions
 
 
-def listing(house: House, owner: str) -> str:
-    """The value of a `SessionList`."""
-    runs = house.store.runs(owner, limit=MOST) if owner else []
-    note = house.store.problem or (
-        "Only this browser sees them. A link to a run can be opened by anyone who has it."
-        if runs
-        else "Nothing yet: every run you make is kept here."
-    )
+class ExchangeNote(Live):
+    """What can be imported, and what becomes of it; the button to export everything."""
+
+    def __init__(self, value: str = "", **props: Any) -> None:
+        super().__init__("exchange-note", value, **props)
+
+
+def empty(house: House) -> str:
+    """The value of a `SessionList` before anybody has asked: the runs that come with the program."""
     shipped = [_recorded(house, name) for name in house.shelf.recordings()]
-    return encode({"note": note, "runs": [_entry(house, run) for run in runs], "recorded": shipped})
+    return encode({"recorded": shipped})
 
 
-def _entry(house: House, run: StoredRun) -> dict[str, str]:
-    facts = [run.created[:16].replace("T", " "), run.status, run.model]
-    if run.totals:
-        facts += [f"{run.totals.tokens} tokens", f"{run.totals.tokens_per_second:.1f} tokens/s"]
-    return _line(house, run.id, run.method, run.prompt, facts)
+def found(house: House, owner: str, told: dict[str, Any]) -> str:
+    """The value of a `SessionList` for a search as the browser sends it: `search`, `after`, `shown`, `ticket`."""
+    ticket, after = str(told.get("ticket", ""))[:64], str(told.get("after") or "")[:80]
+    echo = {"ticket": ticket, "search": told.get("search"), "append": bool(after), "problem": house.store.problem}
+    if not is_owner(owner):
+        return encode(echo | {"runs": [], "total": 0, "more": "", "facets": {}})
+    shown = told.get("shown")
+    limit = min(max(shown, PAGE), MOST_SHOWN) if isinstance(shown, int) and not after else PAGE
+    try:
+        wanted = asked(told.get("search") or {})
+        page = search(house.store, owner, wanted, limit=limit, after=after)
+        values = facets(house.store, owner)
+    except DecodingError as error:
+        return encode(echo | {"runs": [], "total": 0, "more": "", "facets": {}, "problem": str(error)})
+    categories = {prompt.prompt: prompt.category for prompt in house.prompts.values()}
+    parents = _parents(house, owner, [hit.run.id for hit in page.hits])
+    runs = [_entry(house, hit, categories, parents) for hit in page.hits]
+    return encode(
+        echo
+        | {
+            "runs": runs,
+            "total": page.total,
+            "more": page.more,
+            "facets": values | {"method": {id: [_title(house, id), n] for id, n in values["method"].items()}},
+            "own": sum(values["status"].values()),
+        }
+    )
+
+
+def changed(house: House, owner: str, told: dict[str, Any]) -> str | Text:
+    """Does what the browser asks for, and says what was done. Raises `DecodingError` when it cannot be done."""
+    store, ids = house.store, _ids(told)
+    if not is_owner(owner):
+        return text("sessions.gone")
+    match told.get("what"):
+        case "rename" if len(ids) == 1:
+            return "" if store.rename(owner, ids[0], str(told.get("name") or "")) else text("sessions.gone")
+        case "star":
+            return "" if store.star(owner, ids, bool(told.get("starred"))) else text("sessions.gone")
+        case "delete":
+            gone = store.delete(owner, ids)
+            for id in gone:
+                house.shelf.forget(id)
+            if len(gone) < len(ids):
+                return text("sessions.deleted-some", n=len(gone), left=len(ids) - len(gone))
+            return text("sessions.deleted", n=len(gone))
+    return ""
+
+
+def exported(house: House, owner: str, ids: list[str] | None) -> tuple[Path, str | Text]:
+    """A file with an owner's runs, those in `ids` or all, and a sentence about it. Raises `DecodingError`."""
+    if not is_owner(owner):
+        raise Unwritable(str(text("sessions.nothing-to-export")))
+    folder = Path(get_upload_folder()) / "exports"
+    _sweep(folder)
+    place = folder / secrets.token_urlsafe(24)
+    place.mkdir(parents=True)
+    path = place / f"decoding-runs-{time.strftime('%Y-%m-%d')}.jsonl.gz"
+    done = exchange.write_file(house.store, owner, path, ids)
+    if not done.runs:
+        shutil.rmtree(place)
+        raise Unwritable(str(text("sessions.nothing-to-export")))
+    if done.left_out:
+        return path, text("sessions.exported-some", n=done.runs, left=done.left_out)
+    return path, text("sessions.exported", n=done.runs)
+
+
+def imported(house: House, owner: str, upload: str | None) -> Text:
+    """Keeps the runs of an uploaded file, and says how many. Raises `DecodingError`."""
+    if not is_owner(owner) or not upload:
+        return text("sessions.imported", n=0)
+    path = Path(upload)
+    try:
+        return text("sessions.imported", n=len(exchange.import_runs(house.store, owner, path)))
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    for old in folder.glob("*"):
+        if time.time() - old.stat().st_mtime > EXPORTS_KEPT:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _ids(told: dict[str, Any]) -> list[str]:
+    ids = told.get("ids")
+    return [str(id)[:64] for id in ids][:MOST_SHOWN] if isinstance(ids, list) else []
+
+
+def _parents(house: House, owner: str, ids: list[str]) -> set[str]:
+    """Those of the runs that others branch off."""
+    rows = house.store.read(
+        "SELECT DISTINCT parent_run FROM runs WHERE owner = ? AND parent_run IN (SELECT value FROM json_each(?))",
+        [owner, encode(ids)],
+    )
+    return {row["parent_run"] for row in rows}
+
+
+def _entry(house: House, hit: Hit, categories: dict[str, str], parents: set[str]) -> dict[str, Any]:
+    run = hit.run
+    return {
+        "id": run.id,
+        "created": run.created,
+        "status": run.status,
+        "error": (run.error or "")[:300],
+        "method": _title(house, run.method),
+        "model": run.model,
+        "name": run.name or "",
+        "starred": run.starred,
+        "imported": bool(run.imported),
+        "branches": bool(run.parent_run) or run.id in parents,
+        "category": categories.get(run.prompt, ""),
+        "prompt": " ".join(run.prompt[:SHOWN_PROMPT].split()),
+        "output": " ".join((run.text or "")[:SHOWN_OUTPUT].split()),
+        "found": hit.excerpt,
+        "figures": _figures(run),
+    }
+
+
+def _figures(run: StoredRun) -> list[Text]:
+    totals = run.totals
+    if totals is None:
+        return []
+    said = [
+        text("sessions.tokens", n=totals.tokens),
+        text("sessions.per-second", n=f"{totals.tokens_per_second:.1f}"),
+    ]
+    if totals.acceptance_rate is not None:
+        said.append(text("sessions.per-pass", n=f"{totals.tokens_per_target_pass:.2f}"))
+        said.append(text("sessions.accepted", n=f"{100 * totals.acceptance_rate:.0f}"))
+    return said
 
 
 def _recorded(house: House, name: str) -> dict[str, str]:
     id = RECORDED_RUN + name
     header = house.shelf.events(id)[0]
     assert isinstance(header, Started)
-    return _line(house, id, header.method, header.prompt, ["shipped with the program", header.model, header.machine])
+    prompt = " ".join(header.prompt[:SHOWN_PROMPT].split())
+    return {"id": id, "method": _title(house, header.method), "prompt": prompt, "model": header.model}
 
 
-def _line(house: House, id: str, method: str, prompt: str, facts: list[str]) -> dict[str, str]:
+def _title(house: House, method: str) -> str:
     known = house.methods.get(method)
-    title = known.title if known else method
-    return {"id": id, "method": title, "prompt": " ".join(prompt[:160].split()), "facts": " · ".join(facts)}
+    return known.title if known else method

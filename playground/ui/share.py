@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import gradio as gr
 import segno
@@ -23,7 +24,7 @@ from playground.setup import Setup
 from playground.texts import Text, text
 from playground.ui import rail
 from playground.ui.house import House
-from playground.ui.live import Live, encode
+from playground.ui.live import ASSETS, Live, encode
 from playground.ui.shelf import RECORDED_RUN
 
 MOST_IN_QR = 1_000
@@ -87,6 +88,7 @@ class Sharing:
             "setup": f"?setup={compact}",
             "class": f"?class={compact}&run={quote(run, safe='')}",
             "given": len(setup.prefix),
+            "lessons": lessons(),
         }
 
     def _note(self, run: str, events: Any) -> Text | None:
@@ -99,6 +101,17 @@ class Sharing:
         except DecodingError:
             return text("share.not-kept")
         return None
+
+
+@cache
+def lessons(folder: Path = ASSETS / "lessons") -> list[dict[str, str]]:
+    """Ids and titles of the lessons, in their order."""
+    found = []
+    for file in sorted(folder.glob("*.md")):
+        front = file.read_text(encoding="utf-8").split("---")[1]
+        fields = dict(re.findall(r"^(\w+): *(.+)$", front, re.MULTILINE))
+        found.append((int(fields.get("order", 99)), {"id": file.stem, "title": fields.get("title", file.stem)}))
+    return [lesson for _, lesson in sorted(found, key=lambda pair: pair[0])]
 
 
 @lru_cache(maxsize=64)
@@ -117,7 +130,7 @@ def in_rail(house: House, setup: Setup) -> list[Any]:
         "seed": setup.seed,
         "max_new_tokens": setup.max_new_tokens,
         "raw": setup.raw,
-        "stop": "|".join(text.replace("\n", "\\n") for text in setup.stop),
+        "stop": "|".join(one.replace("\n", "\\n") for one in setup.stop),
         "time_limit": setup.time_limit,
     }
     return [
@@ -168,8 +181,3 @@ def _loaded(house: House) -> tuple[str, str]:
     model = house.resident.model
     return (model.name, model.precision) if model else (house.resident.wanted, "")
 
-
-def class_link(setup: Setup, *, run: str = "", lesson: str = "", projector: bool = False) -> str:
-    """The query of a link for a class: the same set-up for all, perhaps a run, a lesson, and large type."""
-    more = {"run": run, **({"view": "learn", "lesson": lesson} if lesson else {}), "projector": "1" if projector else ""}
-    return f"?class={encoded(setup)}" + "".join(f"&{urlencode({name: value})}" for name, value in more.items() if value)

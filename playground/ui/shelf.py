@@ -57,6 +57,11 @@ class Shelf:
         self.put(events, id)
         return events
 
+    def forget(self, id: str) -> None:
+        """Takes a run off the shelf, because it was deleted."""
+        with self._lock:
+            self._runs.pop(id, None)
+
     def recordings(self) -> list[str]:
         """Names of the runs shipped with the program."""
         return sorted(file.name.split(".")[0] for file in self._recorded.glob("*.jsonl*"))

@@ -59,7 +59,7 @@ def build(house: House) -> gr.Blocks:
         header.turn(open_page, playing.owner, listed, queue=False, **PRIVATE)
         header.loaded(model_changed, method, [method, precision, costs], queue=False, **PRIVATE)
         api.build(house)
-        app.load(opened, playing.owner, [playing.owner, *playing.rail, *playing.outputs], queue=False, **PRIVATE)
+        app.load(opened, playing.owner, [playing.owner, playing.notice, *playing.rail, *playing.outputs], queue=False, **PRIVATE)
     return app
 
 
