@@ -8,7 +8,7 @@ import os
 with contextlib.suppress(ImportError):
     import spaces  # noqa: F401  (before torch, so that it can give a Space's GPU out by the call)
 
-from playground import server
+from playground import server, zerogpu
 from playground.ui.house import House
 from playground.ui.shell import build, launch_options
 
@@ -18,6 +18,9 @@ def main() -> None:
     house = House()
     app = build(house)
     house.resident.load(os.environ.get("DECODING_PLAYGROUND_MODEL", "smollm2-135m"))
+    if zerogpu.lends():  # what is moved to a lent GPU are the weights that are here when the Space starts
+        for _ in house.resident.wait():
+            pass
     app.queue(default_concurrency_limit=8)
     app.launch(**launch_options(), **server.launch_options(app))
 

@@ -40,6 +40,11 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     tested: int = 0
     """Guesses that the draws were made with."""
 
+    @classmethod
+    def none(cls, wanted: int) -> Fit:
+        """Before the first draw."""
+        return cls(draws=0, wanted=wanted, statistic=0.0, freedom=0, p_value=1.0, limit=0.0)
+
     @property
     def done(self) -> bool:
         return self.draws >= self.wanted
@@ -76,11 +81,11 @@ def cells(counts: Mapping[Any, int], law: Mapping[Any, float], draws: int) -> tu
     """Observed and expected counts, most probable first; what is too rare for the test shares the last cell."""
     own = sorted((outcome for outcome in law if law[outcome] * draws >= FEWEST_EXPECTED), key=lambda one: -law[one])
     rest = 1 - sum(law[outcome] for outcome in own)
-    while own and NEGLIGIBLE < rest and rest * draws < FEWEST_EXPECTED:
+    while own and rest > NEGLIGIBLE and rest * draws < FEWEST_EXPECTED:
         rest += law[own.pop()]
     observed = [float(counts.get(outcome, 0)) for outcome in own]
     expected = [law[outcome] * draws for outcome in own]
-    if rest > NEGLIGIBLE:
+    if draws and rest > NEGLIGIBLE:
         observed.append(draws - sum(observed))
         expected.append(rest * draws)
     return observed, expected

@@ -17,7 +17,7 @@ Conventions, the same everywhere:
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -34,7 +34,7 @@ class Token(msgspec.Struct, frozen=True):
 
     id: int
     text: str
-    hex: str = ""
+    hex: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{2})*\Z")] = ""
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -316,8 +316,13 @@ def to_json(event: Event) -> bytes:
 
 
 def from_json(line: bytes | str) -> Event:
-    """The inverse of `to_json`. Raises `msgspec.ValidationError` when the line is not an event."""
-    return _decoder.decode(line)
+    """The inverse of `to_json`. Raises `msgspec.MsgspecError` when the line is not an event."""
+    try:
+        return _decoder.decode(line)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(f"not UTF-8 text: {error.reason}") from None
+    except RecursionError:
+        raise msgspec.DecodeError("nested too deeply") from None
 
 
 def committed(events: Iterable[Event]) -> list[Placed]:

@@ -65,7 +65,7 @@ def distribution_test(
     law: Law = {}
     for count, _ in enumerate(_enumerate(model, PROMPT, settings, length, law), 1):
         if count % PASSES == 0:
-            yield Fit(draws=0, wanted=draws, statistic=0.0, freedom=0, p_value=1.0, limit=0.0)
+            yield Fit.none(draws)
     counts: Counter[Continuation] = Counter()
     accepted = tested = 0
     for draw in range(1, draws + 1):

@@ -266,6 +266,7 @@ def run(
         raise BadParameter(f"Token {outside[0]} is not in this model's vocabulary of {model.vocabulary_size:,}.")
     if len(prompt_ids) + len(prefix) >= model.context_length:
         raise PromptTooLong(len(prompt_ids) + len(prefix), model.context_length - 1)
+    stop = [encodable(text) for text in stop]
     job = Run(model, prompt_ids, seed=seed, max_new_tokens=max_new_tokens, stop=stop, time_limit=time_limit)
     started = Started(
         model=model.name,

@@ -12,7 +12,20 @@ from math import exp
 from typing import TypeVar
 
 from engines.errors import DecodingError
-from engines.events import Beam, Beams, Candidates, Choice, Commit, Draft, Event, Finished, Placed, Totals, Verdict, committed
+from engines.events import (
+    Beam,
+    Beams,
+    Candidates,
+    Choice,
+    Commit,
+    Draft,
+    Event,
+    Finished,
+    Placed,
+    Totals,
+    Verdict,
+    committed,
+)
 from engines.tally import Tally
 from visuals.reading import depths
 from visuals.spelling import plain

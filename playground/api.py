@@ -4,13 +4,14 @@
 private. Their signatures and docstrings are what a client reads, so they are written for it. Arguments arrive
 unchecked, so each function checks its own; what cannot be done is answered in one or two plain sentences.
 
-Runs belong to an owner, here as on the page. A client names its own: any secret of 32 to 128 letters, digits, `-`
-and `_`, the same in every call. The run of a client that names none can be read by its id alone.
+Runs belong to an owner, here as on the page. A client names its own by any secret of 32 characters or more, the same
+in every call; the runs of a client that names none can be read by their ids alone.
 """
 
+import base64
+import hashlib
 import inspect
 import logging
-import re
 import secrets
 import statistics
 import time
@@ -23,10 +24,12 @@ import msgspec
 
 from engines.errors import BadParameter, DecodingError, shown
 from engines.events import Event, committed
+from playground import query, search
 from playground.cards import method_object
 from playground.recording import spelled
 from playground.server import FUNCTIONS
 from playground.setup import Params, Setup
+from playground.store import StoredRun
 from playground.transcript import as_object
 from playground.ui.house import House
 from playground.ui.rail import blocked
@@ -34,11 +37,14 @@ from playground.ui.shelf import RECORDED_RUN
 
 PROGRESS_SECONDS = 0.2
 """Between two messages of a run under way, at least."""
-OWNER = re.compile(r"[A-Za-z0-9_-]{32,128}")
+SHORTEST_SECRET, LONGEST_SECRET = 32, 256
 LONGEST_ID = 64
 MOST_CONTENDERS = 4
 MOST_ROUNDS = 5
-MOST_ROWS = 200
+MOST_RUNS = 100
+EXCERPT = 500
+"""Characters of prompt and text in a list of runs; `get_run` has all."""
+BRIEF = ("id", "created", "status", "name", "starred", "model", "method", "params", "seed", "totals")
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -83,7 +89,7 @@ class Api:
             raw: continue the prompt as it stands, without the model's chat template
             stop: texts that end the run once one of them is written, as a list or as JSON text
             time_limit: seconds of decoding at most
-            owner: optional, your own secret of 32 to 128 letters, digits, - and _, by which query_runs finds the run
+            owner: optional, any secret of yours of 32 or more characters, by which query_runs finds the run
 
         Returns:
             status, reason, model, method, params, prompt, seed, text, token_ids, and the run in numbers: stats
@@ -99,7 +105,7 @@ class Api:
                 stop=tuple(_json("stop", stop, list[str])),
                 time_limit=_checked("time_limit", time_limit, float),
             )
-            whose = _owner(owner)
+            whose = _owner(_secret(owner) if owner else secrets.token_urlsafe())
             yield from self._wait()
             with closing(self._house.record(setup, owner=whose)) as recording:
                 events: list[Event] = []
@@ -131,7 +137,7 @@ class Api:
             seed: the same seed for all
             max_new_tokens: tokens to generate at most, by each contender in each round
             rounds: how often everything is run, 1 to 5; more rounds show how steady the speeds are
-            owner: optional, your own secret of 32 to 128 letters, digits, - and _, by which query_runs finds the runs
+            owner: optional, any secret of yours of 32 or more characters, by which query_runs finds the runs
 
         Returns:
             per contender: runs, text, numbers, first difference to the baseline, speed-up (below 1 is slower)
@@ -150,7 +156,7 @@ class Api:
             many = _checked("rounds", rounds, int)
             if not 1 <= many <= MOST_ROUNDS:
                 raise BadParameter(f"rounds must be from 1 to {MOST_ROUNDS}, not {many}.")
-            whose = _owner(owner)
+            whose = _owner(_secret(owner) if owner else secrets.token_urlsafe())
             yield from self._wait()
             results: list[list[dict[str, Any]]] = [[] for _ in setups]
             for number in range(many):
@@ -191,32 +197,29 @@ class Api:
             status = "finished" if id.startswith(RECORDED_RUN) else self._house.store.run(id).status
             return as_object(events, run=id, status=status)
 
-    def query_runs(self, query: str = "", owner: str = "", limit: int = 50) -> list[dict[str, Any]]:
-        """Search your own runs by the words of their prompts and outputs, newest first.
+    def query_runs(
+        self, owner: str, words: str = "", sql: str = "", limit: int = 20, after: str = ""
+    ) -> dict[str, Any]:
+        """Find your own runs by the words of their prompts and outputs, or ask about them in SQL (SELECT only).
 
         Args:
-            query: words to find in prompts and outputs; empty for the newest runs
             owner: the secret that the runs were made with
-            limit: runs to return at most, up to 200
+            words: words that must all occur; empty for the newest runs
+            sql: instead of words, one SELECT over the tables runs and events, which hold your runs only
+            limit: runs per page, 1 to 100
+            after: the "more" of the page before
 
         Returns:
-            one object per run, newest first
+            for words: runs, total and more; for SQL: columns, rows (values as text) and whether these are all (full)
         """
         with calm():
-            whose = _text("owner", owner)
-            if not OWNER.fullmatch(whose):
-                raise BadParameter("Give the owner that the runs were made with: 32 to 128 letters, digits, - or _.")
-            many = max(1, min(_checked("limit", limit, int), MOST_ROWS))
-            words = _text("query", query)
-            found = [
-                run
-                for run in self._house.store.runs(whose, limit=10_000)
-                if words in run.prompt or words in (run.text or "")
-            ]
-            return [
-                {name: value for name, value in msgspec.to_builtins(run).items() if name != "owner"}
-                for run in found[:many]
-            ]
+            whose = _owner(_secret(owner))
+            if _text("sql", sql).strip():
+                return dict(msgspec.to_builtins(query.query(self._house.store, whose, sql)))
+            wanted = search.Search(words=_text("words", words))
+            page = max(1, min(_checked("limit", limit, int), MOST_RUNS))
+            found = search.search(self._house.store, whose, wanted, limit=page, after=_text("after", after))
+            return {"runs": [_brief(hit.run) for hit in found.hits], "total": found.total, "more": found.more}
 
     def _wait(self) -> Iterator[dict[str, Any]]:
         """How far the model is on its way, until it is there."""
@@ -292,6 +295,11 @@ def _beside(rows: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> dict[
     }
 
 
+def _brief(run: StoredRun) -> dict[str, Any]:
+    shown = {name: getattr(run, name) for name in BRIEF}
+    return msgspec.to_builtins(shown | {"prompt": run.prompt[:EXCERPT], "text": (run.text or "")[:EXCERPT]})
+
+
 KINDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -321,12 +329,21 @@ def _json(name: str, value: Any, kind: Any) -> Any:
         raise BadParameter(f"{name} cannot be read: {str(error)[:200]}.") from None
 
 
-def _owner(value: Any) -> str:
-    """The owner that a client names; a new one, known to nobody, when it names none. Raises `BadParameter`."""
-    value = _text("owner", value) if value is not None else ""
-    if value and not OWNER.fullmatch(value):
-        raise BadParameter("owner must be 32 to 128 letters, digits, - or _. Choose it as you would a password.")
-    return value or secrets.token_urlsafe(24)
+def _owner(secret: str) -> str:
+    """Whose runs a client's secret gives: a digest, so that neither the database nor a log ever holds the secret."""
+    digest = hashlib.sha256(b"api " + secret.encode(errors="surrogatepass")).digest()
+    return base64.urlsafe_b64encode(digest)[:32].decode()
+
+
+def _secret(value: Any) -> str:
+    """A client's secret. Raises `BadParameter`."""
+    secret = _text("owner", value)
+    if not SHORTEST_SECRET <= len(secret) <= LONGEST_SECRET:
+        raise BadParameter(
+            f"owner must be a secret of {SHORTEST_SECRET} to {LONGEST_SECRET} characters, not of {len(secret):,}. "
+            "Choose one as you would a password, and use it for all your runs."
+        )
+    return secret
 
 
 def _said(value: Any) -> str:

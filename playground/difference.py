@@ -129,8 +129,12 @@ def _headers(left: Started, right: Started) -> tuple[list[tuple[str, str, str]],
         (name, getattr(left, name), getattr(right, name))
         for name in ("method", "prompt", "seed", "max_new_tokens", "raw_prompt", "stop", "time_limit")
     ]
-    names = [*left.params, *(name for name in right.params if name not in left.params)]
-    asked += [(name, left.params.get(name), right.params.get(name)) for name in names]
+    asked += [(name, left.params[name], right.params[name]) for name in left.params if name in right.params]
+    only = [
+        tuple(f"{n} {_said(v)}" for n, v in a.params.items() if n not in b.params)
+        for a, b in ((left, right), (right, left))
+    ]
+    asked.append(("own_settings", only[0], only[1]))
     around = [
         (name, getattr(left, name), getattr(right, name))
         for name in ("model", "weights", "precision", "code", "machine")

@@ -44,7 +44,7 @@ from markdown_it.tree import SyntaxTreeNode
 from msgspec import Meta
 
 from engines.errors import DecodingError
-from engines.events import Beams, Candidates, Commit, Draft, Event
+from engines.events import Beams, Commit, Draft, Event
 from playground.answers import ANSWERS, Answer, Moment
 from playground.setup import Params
 from playground.ui.shelf import steps
@@ -277,7 +277,7 @@ def _filled(text: str, asked: Moment | None, runs: Runs) -> str:
 
 
 def _block(node: SyntaxTreeNode, fill: Callable[[str], str]) -> Node:
-    """A node of the strict subset, its text filled in: after parsing, for a token may look like Markdown. Raises `LessonError` for any other."""
+    """A node of the strict subset. Its text is filled in after parsing, for a token may look like Markdown."""
     if node.type == "text":
         return fill(node.content)
     if node.type in ("softbreak", "hardbreak"):

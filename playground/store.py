@@ -327,6 +327,8 @@ class Store:
                 raise UnreadableRun(self.problem or "The database is closed.")
             try:
                 return list(self._reader.query(sql, values))
+            except UnicodeEncodeError:
+                raise UnknownRun("What was asked for holds half a character, which nothing here does.") from None
             except sqlite3.Error as error:
                 raise UnreadableRun(f"The database cannot be read: {_cause(error)}.") from None
 

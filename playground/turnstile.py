@@ -9,8 +9,8 @@ is: it goes next, but what others used before it came is not held against them.
     1. ask:   wait in line, unless the device is free and nobody in line has used less
     2. step:  make events while this run has used the least of all who wait; a little more, up to the next decision,
               because what follows a forward pass costs next to nothing and a reader waits for it
-    3. leave: the one in line that has used the least is next; but a run that has still used less than those is given
-              a moment to come back, as its reader needs one to read
+    3. leave: the one in line that has used the least is next; but before a long step, a run that has still used less
+              than those in line is given a moment to come back, as its reader needs one to read
 
 The turn is held while a step is computed, never while somebody reads. There are no threads of its own: whoever asks
 for the next event does the work, and closing a generator ends its work.
@@ -28,7 +28,7 @@ from engines.events import Beams, Commit, Event
 HELD = 0.1
 """Seconds that a run may keep the device while others wait; then its reader gets to see what happened."""
 LEAD = 0.05
-"""Seconds that a run may get ahead of those who wait in order to come to a decision."""
+"""Seconds that a run may get ahead of those who wait in order to come to a decision; what takes longer is long."""
 MOMENT = 0.02
 """Seconds that a run whose turn it still is has to come back for its next step."""
 CREDIT = 1.0
@@ -49,6 +49,8 @@ class _Account:
         self.now = 0.0
         """How far those within it have come: what the one that was served last had used by then."""
         self.runs = 0
+        self.step = 0.0
+        """Seconds of the last step."""
         self.within = within
 
     def ask(self) -> None:
@@ -63,6 +65,7 @@ class _Account:
 
     def charge(self, seconds: float) -> None:
         self.used += seconds
+        self.step = seconds
         if self.within:
             self.within.charge(seconds)
 
@@ -156,7 +159,7 @@ class Turnstile:
         made: list[Event] = []
         began = self._clock()
         since = began
-        goes_on = True
+        goes_on, ended = True, True
         try:
             while goes_on:
                 try:
@@ -174,9 +177,10 @@ class Turnstile:
                 goes_on = not (stop and stop.is_set()) and self._goes_on(
                     ticket, held=now - began, decided=isinstance(event, Commit | Beams)
                 )
+            ended = False
             return made, None, False
         finally:
-            self._pass_on(ticket)
+            self._pass_on(ticket, ended=ended)
 
     def _goes_on(self, ticket: _Ticket, *, held: float, decided: bool) -> bool:
         """Whether the holder of the turn makes another event before anybody sees those it has made."""
@@ -231,11 +235,11 @@ class Turnstile:
                 if stop and stop.is_set():
                     raise Stopped
         except BaseException:
-            self._pass_on(ticket)
+            self._pass_on(ticket, ended=True)
             raise
         return ticket
 
-    def _pass_on(self, ticket: _Ticket) -> None:
+    def _pass_on(self, ticket: _Ticket, *, ended: bool) -> None:
         """Leaves the line, or hands the turn over."""
         with self._lock:
             if ticket in self._line:
@@ -248,7 +252,7 @@ class Turnstile:
             if not self._line:
                 return
             best = min(self._line, key=lambda other: other.key)
-            if ticket.key[:2] < best.key[:2]:
+            if not ended and best.run.step > LEAD and ticket.key[:2] < best.key[:2]:
                 best.until = time.monotonic() + MOMENT
                 best.go.set()
             else:

@@ -169,6 +169,7 @@ class Boxes:
                 "x": [x for x, _, _, _ in self._hover],
                 "y": [y for _, y, _, _ in self._hover],
                 "ids": [id for _, _, _, id in self._hover],
+                "meta": [self.width, self.height],
                 "marker": {"size": self.height, "opacity": 0},
                 "customdata": [text for _, _, text, _ in self._hover],
                 "hovertemplate": "%{customdata}<extra></extra>",

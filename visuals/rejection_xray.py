@@ -25,6 +25,9 @@ MOST_LEFT = 6
 """Bars of the residual."""
 DRAWN_HEIGHT, GREEDY_HEIGHT = 396, 170
 
+Bar = tuple[str, float | None, str]
+"""Name, probability, role."""
+
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
@@ -115,9 +118,7 @@ def expose(events: Sequence[Event], node: int | None = None) -> Exposure | None:
     )
 
 
-def _first_choice(
-    step: Step, judged: dict[int, Judged], kept: DraftNode | None
-) -> tuple[Token | None, float | None]:
+def _first_choice(step: Step, judged: dict[int, Judged], kept: DraftNode | None) -> tuple[Token | None, float | None]:
     """What recordings without `Judged.best` tell of it, under greedy decoding."""
     if step.verdict is None or any(one.u is not None for one in judged.values()):
         return None, None
@@ -164,20 +165,17 @@ def narrate(events: Sequence[Event], node: int | None = None) -> str:
     if seen.greedy:
         return _greedy_sentences(seen, guess)
     q = 1.0 if seen.node.q is None else seen.node.q
-    how = " (a table or a copy is always sure)" if seen.node.q is None else ""
+    how = ", as any table or copy does" if seen.node.q is None else ""
     said = [f"The draft said {guess} with {_is('q', q)}{how}; the model gives it {_is('p', judged.p)}."]
     chance, u = judged.accept_probability, judged.u
-    ratio = "p/q"
-    if chance is not None and judged.p is not None and abs(chance - min(1.0, judged.p / q if q else 1.0)) > 5e-4:
-        said.append("Guesses refused before it make that more: only what they left counts.")
-        ratio = "the share"
     if chance is not None and u is not None:
-        digits = 3 if f"{u:.3f}" != f"{chance:.3f}" else 6
-        kept = judged.outcome == "accepted"
-        said.append(
-            f"The coin showed u = {u:.{digits}f} {'<' if kept else '≥'} {ratio} = {chance:.{digits}f},"
-            f" so it was {judged.outcome}."
-        )
+        limit, shown = _apart(chance, u)
+        ratio = f"p/q = {limit}"
+        if judged.p is not None and abs(chance - min(1.0, judged.p / q if q else 1.0)) > 5e-4:
+            said.append(f"The guesses refused before it are taken out, which makes its share {limit}.")
+            ratio = limit
+        relation = "<" if judged.outcome == "accepted" else "≥"
+        said.append(f"The coin showed u = {shown} {relation} {ratio}, so it was {judged.outcome}.")
     if judged.outcome == "rejected":
         said.append(
             f"The correction {quoted(seen.next)} was drawn from what is left."
@@ -202,9 +200,17 @@ def _greedy_sentences(seen: Exposure, guess: str) -> str:
     )
 
 
+def _apart(chance: float, u: float) -> tuple[str, str]:
+    """Both numbers, with as many digits as it takes to tell them apart."""
+    digits = 3 if f"{u:.3f}" != f"{chance:.3f}" else 6
+    return f"{chance:.{digits}f}", f"{u:.{digits}f}"
+
+
 def _is(name: str, p: float | None) -> str:
     if p is None:
         return f"an unknown {name}"
+    if p == 1:
+        return f"{name} = 1"
     return f"{name} < 0.001" if 0 < p < 0.0005 else f"{name} = {p:.3f}"
 
 
@@ -230,16 +236,16 @@ def draw(events: Sequence[Event], node: int | None = None) -> Drawing | None:
 def _greedy(seen: Exposure) -> Drawing:
     judged, best = seen.judged, seen.best
     assert judged is not None
-    bars = [(f"guess {visible(seen.node.token, 12)}", judged.p, judged.outcome)]
+    bars: list[Bar] = [(f"guess {visible(seen.node.token, 10)}", judged.p, judged.outcome)]
     if best is not None and best.id != seen.node.token.id:
-        bars.append((f"first choice {visible(best, 12)}", seen.best_p, "bonus"))
+        bars.append((f"first choice {visible(best, 10)}", seen.best_p, "bonus"))
     return drawing(
         _bars(bars, "x", "y"),
         height=GREEDY_HEIGHT,
         min_width=340,
         margin={"t": 30, "l": 12, "r": 12, "b": 40},
-        xaxis=_unit("target p, after penalties", anchor="y"),
-        yaxis=_names(bars, anchor="x"),
+        xaxis=_unit("model p", anchor="y"),
+        yaxis=_names(bars, anchor="x", range=[1.5, -0.5]),
         annotations=[label(f"{_verdict(judged)} · greedy: no coin", 0, 1, yshift=6)],
     )
 
@@ -247,23 +253,21 @@ def _greedy(seen: Exposure) -> Drawing:
 def _drawn(seen: Exposure) -> Drawing:
     judged = seen.judged
     assert judged is not None
-    sure = "draft q, table or copy" if seen.node.q is None else "draft q"
-    bars = [(sure, 1.0 if seen.node.q is None else seen.node.q, "untested"), ("model p", judged.p, "target")]
+    bars: list[Bar] = [
+        ("draft q", 1.0 if seen.node.q is None else seen.node.q, "untested"),
+        ("model p", judged.p, "target"),
+    ]
     left = list(seen.left[:MOST_LEFT])
-    residual = [
-        (visible(one.token, 14), one.p, "bonus" if seen.next and one.token.id == seen.next.id else "undecided")
+    residual: list[Bar] = [
+        (visible(one.token, 10), one.p, "bonus" if seen.next and one.token.id == seen.next.id else "undecided")
         for one in left
     ]
-    under = "nothing was replaced" if judged.outcome == "accepted" else "what was left is not recorded"
-    if left:
-        under = "what is left, and the correction drawn from it (+)" if seen.next else "what is left for the next guess"
-        if seen.next and all(one.token.id != seen.next.id for one in left):
-            under = f"what is left; drawn (+): {visible(seen.next, 14)}, beyond these"
     return drawing(
-        [*_bars(bars, "x", "y"), *_coin(judged), *(_bars(residual, "x3", "y3") if residual else [])],
+        [*_bars(bars, "x", "y", sure=seen.node.q is None), *_coin(judged), *_bars(residual, "x3", "y3")],
         height=DRAWN_HEIGHT,
         min_width=340,
         margin={"t": 30, "l": 12, "r": 12, "b": 30},
+        barmode="overlay",
         xaxis=_unit("", anchor="y", showticklabels=False),
         yaxis=_names(bars, anchor="x", domain=[0.8, 1]),
         xaxis2=_unit("", anchor="y2"),
@@ -271,11 +275,23 @@ def _drawn(seen: Exposure) -> Drawing:
         xaxis3=_unit("", anchor="y3"),
         yaxis3=_names(residual, anchor="x3", domain=[0, 0.36]),
         annotations=[
-            label(f"guess {visible(seen.node.token, 14)} · {_verdict(judged)}", 0, 1, yshift=6),
-            label(_ratio(judged), 0, 0.655, yshift=14),
-            label(under, 0, 0.37, yshift=4),
+            label(f"{_verdict(judged)} · guess {visible(seen.node.token, 14)}", 0, 1, yshift=6),
+            label(_ratio(judged), 0, 0.655, yshift=4),
+            label(_below(seen, left), 0, 0.37, yshift=4),
         ],
     )
+
+
+def _below(seen: Exposure, left: Sequence[Choice]) -> str:
+    """What the bars of the residual are."""
+    if not left:
+        accepted = seen.judged is not None and seen.judged.outcome == "accepted"
+        return "nothing was replaced" if accepted else "what was left is not recorded"
+    if seen.next is None:
+        return "what is left for the next guess"
+    if all(one.token.id != seen.next.id for one in left):
+        return f"what is left; drawn: + {visible(seen.next, 10)}"
+    return "what is left; + was drawn"
 
 
 def _verdict(judged: Judged) -> str:
@@ -283,12 +299,10 @@ def _verdict(judged: Judged) -> str:
 
 
 def _ratio(judged: Judged) -> str:
-    chance, u = judged.accept_probability, judged.u
-    if chance is None or u is None:
+    if judged.accept_probability is None or judged.u is None:
         return "acceptance was not recorded"
-    digits = 3 if f"{u:.3f}" != f"{chance:.3f}" else 6
-    relation = "&lt;" if judged.outcome == "accepted" else "≥"
-    return f"accepted if u is below {chance:.{digits}f}; u = {u:.{digits}f} {relation} {chance:.{digits}f}"
+    limit, shown = _apart(judged.accept_probability, judged.u)
+    return f"u = {shown} {'&lt;' if judged.outcome == 'accepted' else '≥'} {limit}"
 
 
 def _coin(judged: Judged) -> list[dict[str, Any]]:
@@ -331,26 +345,34 @@ def _coin(judged: Judged) -> list[dict[str, Any]]:
     return [*zones, mark]
 
 
-def _bars(bars: Sequence[tuple[str, float | None, str]], x: str, y: str) -> list[dict[str, Any]]:
-    """Horizontal bars of probabilities, each with its number behind it; a role's mark stands before it."""
-    numbers = [p or 0.0 for _, p, _ in bars]
+def _bars(bars: Sequence[Bar], x: str, y: str, sure: bool = False) -> list[dict[str, Any]]:
+    """Horizontal bars of probabilities, each with its number behind it and the mark of a drawn token.
+
+    `sure` says in the first bar that it is 1 by nature.
+    """
+    if not bars:
+        return []
     texts = ["–" if p is None else "&lt;.001" if 0 < p < 0.0005 else f"{p:.3f}" for _, p, _ in bars]
-    marks = [ROLES[role].mark if role == "bonus" else "" for _, _, role in bars]
+    shown = [
+        f"{text} {ROLES[role].mark if role == 'bonus' else ''}".strip()
+        for text, (*_, role) in zip(texts, bars, strict=True)
+    ]
+    if sure:
+        shown[0] = "1: a table or copy"
+    colours = [(LIGHT["accent"],) * 2 if role == "target" else (ROLES[role].bg, ROLES[role].ink) for *_, role in bars]
     return [
         {
             "type": "bar",
             "orientation": "h",
             "xaxis": x,
             "yaxis": y,
-            "x": numbers,
+            "x": [p or 0.0 for _, p, _ in bars],
             "y": list(range(len(bars))),
             "width": 0.7,
-            "marker": {
-                "color": [LIGHT["accent"] if role == "target" else ROLES[role].bg for _, _, role in bars],
-                "line": {"color": [LIGHT["accent"] if r == "target" else ROLES[r].ink for _, _, r in bars], "width": 1},
-            },
-            "text": [f"{text} {mark}".strip() for text, mark in zip(texts, marks, strict=True)],
-            "textposition": "outside",
+            "marker": {"color": [bg for bg, _ in colours], "line": {"color": [ink for _, ink in colours], "width": 1}},
+            "text": shown,
+            "textposition": ["inside" if sure and row == 0 else "outside" for row in range(len(bars))],
+            "insidetextanchor": "start",
             "textfont": text_font(size=SMALL),
             "cliponaxis": False,
             "customdata": [f"{name}: {text}" for (name, _, _), text in zip(bars, texts, strict=True)],
@@ -364,15 +386,13 @@ def _unit(title: str, **more: Any) -> dict[str, Any]:
     return axis(title, range=[0, 1.16], tickvals=[0, 0.25, 0.5, 0.75, 1], fixedrange=True, **more)
 
 
-def _names(bars: Sequence[tuple[str, float | None, str]], **more: Any) -> dict[str, Any]:
+def _names(bars: Sequence[Bar], **more: Any) -> dict[str, Any]:
     """An axis that names the bars, the first on top."""
     return axis(
         "",
-        range=[max(len(bars), 1) - 0.5, -0.5],
         tickvals=list(range(len(bars))),
         ticktext=[name for name, _, _ in bars],
-        tickfont=text_font(size=SMALL),
         showgrid=False,
         fixedrange=True,
-        **more,
+        **{"range": [max(len(bars), 1) - 0.5, -0.5], "tickfont": text_font(size=SMALL)} | more,
     )

@@ -53,10 +53,10 @@
       const named = P.translated(`pictures.${shown.id}.title`, shown.title);
       const explained = P.translated(`pictures.${shown.id}.explains`, shown.explains);
       title.textContent = named;
-      explains.textContent = explained;
+      P.glossText(explains, explained);
       panel.setAttribute("aria-label", named);
       panel.dataset.picture = shown.id;
-      empty.textContent = P.translated(`pictures.${shown.id}.empty`, shown.empty);
+      P.glossText(empty, P.translated(`pictures.${shown.id}.empty`, shown.empty));
       empty.hidden = Boolean(shown.figure);
       box.hidden = !shown.figure;
       canvas.setAttribute("aria-label", shown.narration || `${named}. ${explained}`);
@@ -71,7 +71,7 @@
       canvas.style.height = layout.height ? `${layout.height}px` : "";
       drawing = P.loadPlotly(props.plotly).then((Plotly) => Plotly.react(canvas, data, layout, { responsive: false, displayModeBar: false, scrollZoom: false, doubleClick: "reset" }));
       drawing.then(() => (canvas.dataset.updates = Number(canvas.dataset.updates ?? 0) + 1));
-      drawing.then(clickable);
+      drawing.then(clickable).then(mark);
     }
 
     /* A click on a point with an id asks the picture of one guess, if it is on the page, to show that guess. */
@@ -84,11 +84,28 @@
       });
     }
 
+    /* The guess that the picture of one guess shows, framed where it stands among the others. */
+    function mark() {
+      const points = canvas.data?.find((trace) => trace.ids && trace.meta);
+      if (!points || shown.step < 0) return;
+      P.state.marks ??= new Set();
+      P.state.marks.add(mark);
+      const { run, step, node } = P.state.picked ?? {};
+      const at = run === shown.run && step === shown.step ? points.ids.indexOf(String(node)) : -1;
+      const [wide, high] = points.meta.map((size) => size / 2 + 1);
+      const [x, y] = [points.x[at], points.y[at]];
+      const line = { color: getComputedStyle(panel).getPropertyValue("--accent").trim(), width: 2.5 };
+      const shapes = at < 0 ? [] : [{ type: "rect", x0: x - wide, x1: x + wide, y0: y - high, y1: y + high, line }];
+      if (at >= 0 || canvas.layout.shapes?.length) window.Plotly.relayout(canvas, { shapes });
+    }
+
     /* A picture of one guess: which of them it shows, and the way to the next. */
     function drawPicker() {
       const picks = shown.picks;
       if (!picks) return (picker.hidden = !picker.contains(document.activeElement));
       if (asked === null) (asked = 0), openNarration(), (P.state.pickers ??= new Set()).add((what) => pick(what, true));
+      P.state.picked = { run: shown.run, step: shown.step, node: picks.node };
+      for (const mark of P.state.marks ?? []) mark();
       const place = picks.nodes.indexOf(picks.node);
       picker.hidden = false;
       picked.textContent = P.say("proof.guess-of", { place: place + 1, count: picks.nodes.length });

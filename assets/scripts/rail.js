@@ -118,7 +118,7 @@
     function update() {
       const card = P.parse(props.value, {});
       box.replaceChildren(
-        make("p", { class: "idea" }, P.translated(`methods.${card.id}.idea`, card.idea ?? ""), card.look_at ? make("span", { class: "look", text: ` ${P.translated(`methods.${card.id}.look_at`, card.look_at)}` }) : null),
+        P.gloss(make("p", { class: "idea" }, P.translated(`methods.${card.id}.idea`, card.idea ?? ""), card.look_at ? make("span", { class: "look", text: ` ${P.translated(`methods.${card.id}.look_at`, card.look_at)}` }) : null)),
         make("p", { class: "facts" },
           make("span", { class: `badge ${card.lossless ? "lossless" : "lossy"}`, text: P.say(card.badge), title: P.say(card.badge_title) }),
           card.paper ? (card.link ? make("a", { href: card.link, target: "_blank", rel: "noopener", text: card.paper }) : make("span", { text: card.paper })) : null,

@@ -71,8 +71,13 @@
       wanted = null;
       if (state.live !== value.live) P.state.ask?.();
       state = value;
+      bar.dataset.run = state.run;
       paint();
       if (value.keep) P.address(value.run);
+      // Other parts of this page follow: the code beside the pictures, a lesson.
+      bar.dispatchEvent(new CustomEvent("playground:step", { bubbles: true, detail: { run: state.run, step: state.step, live: Boolean(state.live) } }));
+      bar.shown = value;
+      for (const follow of P.state.followers ?? []) follow(value, bar);
     }
 
     document.addEventListener("keydown", (event) => {
@@ -85,7 +90,9 @@
       pause();
       go(step);
     });
-    P.state.goTo = (commit) => go((state.commits ?? [])[commit] ?? state.step);
+    // Several pages have a scrubber: a token means the one of its own page.
+    (P.state.scrubbers ??= []).push([bar, (commit) => go((state.commits ?? [])[commit] ?? state.step)]);
+    P.state.goTo = (commit, node) => P.state.scrubbers.forEach(([other, show]) => other.closest(".page") === node.closest(".page") && show(commit));
     watch("value", update);
     update();
   };
@@ -96,9 +103,13 @@
     element.replaceChildren(list);
     function update() {
       const numbers = P.parse(props.value, []);
-      list.replaceChildren(
-        ...numbers.map(({ value, meaning, title }) => make("div", { title: P.say(title) }, make("dd", { text: value }), make("dt", { text: P.say(meaning) }))),
-      );
+      while (list.children.length > numbers.length) list.lastChild.remove();
+      numbers.forEach(({ value, meaning, title }, index) => {
+        const box = list.children[index] ?? list.appendChild(make("div", {}, make("dd"), make("dt")));
+        box.title = P.say(title);
+        box.firstChild.textContent = value;
+        P.glossText(box.lastChild, P.say(meaning));
+      });
     }
     watch("value", update);
     update();

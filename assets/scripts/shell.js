@@ -8,6 +8,7 @@
     const url = new URL(location.href);
     if (url.searchParams.get("run") === run) return;
     url.searchParams.set("run", run);
+    url.searchParams.delete("setup"); // done: the run itself says what it was
     history.replaceState(history.state, "", url);
   };
 
@@ -17,7 +18,7 @@
     const nav = make("nav", { "aria-label": P.say("shell.pages") });
     const model = make("button", { type: "button", class: "chip model", title: P.say("shell.choose-model"), onclick: () => go("models") });
     const people = make("span", { class: "chip people" });
-    const bar = make("header", { class: "shell" }, make("a", { class: "name", href: "./", text: P.say("shell.title") }), nav, make("span", { class: "grow" }), model, people);
+    const bar = make("header", { class: "shell" }, make("a", { class: "name", href: "./", text: P.say("shell.title") }), nav, make("span", { class: "grow" }), P.projectorButton(), model, people);
     element.replaceChildren(bar);
     let said = null;
 
@@ -27,6 +28,7 @@
       if (push) {
         const url = new URL(location.href);
         page === "play" ? url.searchParams.delete("view") : url.searchParams.set("view", page);
+        for (const name of ["lesson", "at"]) url.searchParams.delete(name); // places on the Learn page
         history.pushState({ page }, "", url);
         window.scrollTo(0, 0);
       }
@@ -81,33 +83,12 @@
       clearTimeout(next);
       next = setTimeout(ask, document.hidden ? 10000 : wait);
     }
+    if (P.embedded) return;
     P.state.ask = ask;
     ask();
   };
 
   P.kinds["page-id"] = (element, { props }) => {
     props.value = P.page;
-  };
-
-  P.kinds.sessions = (element, { props, trigger, watch }) => {
-    const box = make("section", { class: "card sessions" });
-    element.replaceChildren(box);
-    const line = (run) =>
-      make("li", {}, make("a", { href: `?run=${encodeURIComponent(run.id)}`, class: "session", onclick: (event) => {
-        if (event.metaKey || event.ctrlKey || event.shiftKey) return;
-        event.preventDefault();
-        P.state.go("play");
-        trigger("open", { run: run.id, page: P.page });
-      } },
-        make("b", { text: run.method }), make("span", { class: "prompt", text: run.prompt, dir: "auto" }), make("small", { text: run.facts })));
-    function update() {
-      const { runs = [], recorded = [], note = "" } = P.parse(props.value, {});
-      box.replaceChildren(
-        make("h2", { text: "Your runs" }), make("p", { class: "explains", text: note }), make("ul", {}, ...runs.map(line)),
-        make("h2", { text: "Recorded runs" }), make("p", { class: "explains", text: "Finished runs that come with the program." }), make("ul", {}, ...recorded.map(line)),
-      );
-    }
-    watch("value", update);
-    update();
   };
 })();

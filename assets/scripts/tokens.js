@@ -92,6 +92,7 @@
         make("span", { class: "num", text: percent(alternative.raw) }),
         ...(filtered ? [make("span", { class: "num", text: percent(alternative.final) })] : []),
       ];
+      if (!chosen && P.frozen) return make("div", { class: "alt" }, ...cells);
       if (chosen) return make("div", { class: "alt chosen", "aria-label": P.say("play.chosen-alternative", { p: percent(alternative.raw) }) }, ...cells);
       return make("button", {
         type: "button", class: "alt", title: P.say("play.continue-with", { method: P.state.method ?? P.say("play.selected-method") }),
@@ -117,15 +118,16 @@
       const alternatives = token.alternatives ?? [];
       const filtered = alternatives.some((one) => one.final !== null && one.final !== undefined);
       const table = alternatives.length
-        ? [make("div", { class: "alt alt-head" }, make("span", { text: P.say("play.click-one") }), make("span", { class: "num", text: P.say("play.column-model") }), filtered && make("span", { class: "num", text: P.say("play.column-filters") })), ...alternatives.map((one) => row(one, token, filtered))]
+        ? [make("div", { class: "alt alt-head" }, make("span", { text: P.frozen ? "" : P.say("play.click-one") }), make("span", { class: "num", text: P.say("play.column-model") }), filtered && make("span", { class: "num", text: P.say("play.column-filters") })), ...alternatives.map((one) => row(one, token, filtered))]
         : [make("p", { class: "facts", text: P.say("play.no-alternatives") })];
-      popover.replaceChildren(title, make("p", { class: "facts", text: facts.join(" · ") }), make("div", { class: filtered ? "alts" : "alts plain" }, ...table), make("button", { type: "button", class: "step-link", text: P.say("play.show-step", { n: token.step + 1 }), onclick: () => (P.state.goTo?.(token.step), close()) }));
+      popover.replaceChildren(title, make("p", { class: "facts", text: facts.join(" · ") }), make("div", { class: filtered ? "alts" : "alts plain" }, ...table), make("button", { type: "button", class: "step-link", text: P.say("play.show-step", { n: token.step + 1 }), onclick: () => (P.state.goTo?.(token.step, card), close()) }));
       popover.hidden = false;
       const area = card.getBoundingClientRect();
       const place = node.getClientRects()[0] ?? node.getBoundingClientRect();
-      const left = Math.min(Math.max(place.left - area.left, 8), Math.max(8, area.width - popover.offsetWidth - 8));
+      const zoom = card.currentCSSZoom ?? 1; // projector mode
+      const left = Math.min(Math.max((place.left - area.left) / zoom, 8), Math.max(8, area.width / zoom - popover.offsetWidth - 8));
       popover.style.left = `${left}px`;
-      popover.style.top = `${place.bottom - area.top + 4}px`;
+      popover.style.top = `${(place.bottom - area.top) / zoom + 4}px`;
     }
 
     function close() {

@@ -69,7 +69,7 @@ class Twin(CausalModel):
 def fill(network: LlamaForCausalLM) -> None:
     """Weights that are the same for every version of torch and transformers: normal, by name, from one seed."""
     rng = torch.Generator().manual_seed(5)
-    for name, weight in sorted(network.named_parameters()):
+    for _, weight in sorted(network.named_parameters()):
         if weight.dim() == 1:
             weight.fill_(1.0)
         else:

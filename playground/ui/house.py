@@ -12,6 +12,7 @@ from typing import Any
 import engines
 from engines.errors import DecodingError, ModelUnavailable
 from engines.method import Method
+from playground import zerogpu
 from playground.recording import Recording
 from playground.setup import Setup
 from playground.store import Store
@@ -73,7 +74,10 @@ class House:
         model = self.resident.model
         if model is None:
             raise ModelUnavailable(self.resident.problem or "No model is loaded. Choose one on the Models page.")
-        events = self.turnstile.take_turns(setup.begin(model))
+        if zerogpu.lends():  # where every run has a GPU of its own
+            events = zerogpu.events(setup, model)
+        else:
+            events = self.turnstile.take_turns(setup.begin(model))
         return self.store.recording(events, owner=owner, parent=parent, name=name)
 
     # What the browser asks for beside Gradio's events. Each takes one dict.
@@ -158,6 +162,10 @@ class House:
         """The run of a page that `flag` would have ended is over."""
         if self._stops.get(page) is flag:
             del self._stops[page]
+
+    def busy(self, page: str) -> bool:
+        """Whether a page has a run in progress."""
+        return page in self._stops
 
 
 def _picked(picture: Picture, what: dict[str, Any]) -> dict[str, int]:

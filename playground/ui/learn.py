@@ -6,6 +6,7 @@ a method here and now. The words of all lessons travel once, with the page; only
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -65,9 +66,8 @@ def build(house: House, playing: Play, page: gr.Textbox) -> None:
         with gr.Column(elem_classes=["stage", "lesson-stage"], min_width=0):
             told = Message()
             numbers, stream, scrubber = Numbers(), TokenStream(), Scrubber()
-            plot = LivePlot(
-                "lesson", table=house.table, narrate=house.narrate, see=house.see, pick=house.pick
-            )  # not the id of a picture: it shows whichever the step names
+            # "lesson" is no picture's id: the panel shows whichever picture the step names.
+            plot = LivePlot("lesson", table=house.table, narrate=house.narrate, see=house.see, pick=house.pick)
         Glossary(encode(glossary.load()))
     outputs = [told, numbers, stream, scrubber, plot]
 
@@ -113,11 +113,11 @@ def build(house: House, playing: Play, page: gr.Textbox) -> None:
 
 
 def known_lessons(house: House) -> Lessons:
-    """Every lesson; none when one of them is broken, and the server's log says why."""
+    """Every lesson; none when one of them is broken; the server's log says why."""
     try:
         return load(house.shelf.events)
     except DecodingError as error:
-        gr.Warning(str(error))
+        warnings.warn(str(error), stacklevel=2)
         return {}
 
 

@@ -119,7 +119,7 @@ def _plain(function: Server) -> Server:
     """The same as a plain function: Gradio marks what the browser may call, and a bound method takes no mark."""
 
     def call(what: dict[str, Any]) -> Any:
-        return function(what)
+        return msgspec.to_builtins(function(what))
 
     call.__name__ = function.__name__
     return call

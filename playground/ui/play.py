@@ -13,7 +13,9 @@ import gradio as gr
 from engines.errors import DecodingError
 from engines.events import Event, Started
 from engines.method import Method
-from playground.ui import rail, share
+from playground.setup import Setup
+from playground.ui import proof, rail, share
+from playground.ui.code_view import CodeView
 from playground.ui.decoding import Request, branched, decode, say
 from playground.ui.drawing import Canvas
 from playground.ui.house import House
@@ -70,12 +72,16 @@ def build(house: House, page: gr.Textbox) -> Play:
                     stop = gr.Button(native("play.stop"), elem_id="stop", min_width=0)
         with gr.Column(elem_classes=["stage"], min_width=0):
             numbers = Numbers(view.numbers)
+            proof.build(house, owner, page)
             stream = TokenStream(view.stream)
             scrubber = Scrubber(view.scrubber)
             share.Share(house)
             with gr.Row(elem_classes=["pictures"]):
+                CodeView(house)
                 plots = [
-                    LivePlot(id, view.plots[id], table=house.table, narrate=house.narrate, see=house.see, pick=house.pick)
+                    LivePlot(
+                        id, view.plots[id], table=house.table, narrate=house.narrate, see=house.see, pick=house.pick
+                    )
                     for id in house.panels
                 ]
     outputs = [told, numbers, stream, scrubber, *plots]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from engines.errors import DecodingError
 from engines.method import Need
 from engines.models.catalogue import DEFAULT
+from playground import zerogpu
 from playground.texts import Text, text
 
 if TYPE_CHECKING:
@@ -64,8 +65,9 @@ class Resident:
             import engines
 
             model = engines.load(name, precision=precision, progress=self._say)
-            self._say(0.97, "measuring this machine")
-            model.cost_curve()  # once per model, so that no run has to wait for it
+            if not zerogpu.lends():  # there, this process has no GPU to measure
+                self._say(0.97, "measuring this machine")
+                model.cost_curve()  # once per model, so that no run has to wait for it
             self.model = model
         except DecodingError as error:
             self.problem = str(error)

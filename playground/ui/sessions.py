@@ -18,7 +18,7 @@ from gradio.utils import get_upload_folder
 from engines.errors import DecodingError
 from engines.events import Started
 from playground import exchange
-from playground.search import MARKS, PAGE, Hit, Search, asked, facets, search
+from playground.search import MARKS, PAGE, Hit, asked, facets, search
 from playground.store import StoredRun, Unwritable, is_owner
 from playground.texts import Text, text
 from playground.ui import atlas_table, run_panel, sql_box
@@ -38,13 +38,13 @@ SHOWN_PROMPT, SHOWN_OUTPUT = 200, 160
 class SessionList(Live):
     """Search, filters, the runs, and what can be done with those selected.
 
-    Triggers `ask` with a search, `change` with what to do to which runs, `export` with ids or none for all, `show`
+    Triggers `ask` with a search, `alter` with what to do to which runs, `export` with ids or none for all, `show`
     with what to show of which runs, and `open` with a run.
     """
 
     def __init__(self, value: str = "", **props: Any) -> None:
         props |= {"marks": encode(MARKS)}
-        super().__init__("sessions", value, events=("open", "ask", "change", "export", "show"), **props)
+        super().__init__("sessions", value, events=("open", "ask", "alter", "export", "show"), **props)
 
 
 def build(house: House, play: Play, page: Any) -> SessionList:
@@ -68,9 +68,9 @@ def build(house: House, play: Play, page: Any) -> SessionList:
     def ask(owner: str, event: gr.EventData) -> str:
         return found(house, owner, event._data)
 
-    def change(owner: str, event: gr.EventData) -> tuple[str, str]:
+    def alter(owner: str, event: gr.EventData) -> tuple[str, str]:
         try:
-            said: str | Text = changed(house, owner, event._data)
+            said: str | Text = altered(house, owner, event._data)
             tone = "calm"
         except DecodingError as error:
             said, tone = str(error), "problem"
@@ -91,9 +91,14 @@ def build(house: House, play: Play, page: Any) -> SessionList:
             said, tone = str(error), "problem"
         return message(said, tone=tone), found(house, owner, {"ticket": secrets.token_hex(4)})
 
+    def owned(owner: str) -> str:
+        return found(house, owner, {"ticket": secrets.token_hex(4)})
+
+    # A page that opens here asks before it knows its owner.
+    play.owner.change(owned, play.owner, sessions, queue=False, **PRIVATE)
     sessions.open(reopen, None, [*play.rail, *play.outputs], **PRIVATE)
     sessions.ask(ask, play.owner, sessions, trigger_mode="always_last", queue=False, **PRIVATE)
-    sessions.change(change, play.owner, [told, sessions], trigger_mode="multiple", queue=False, **PRIVATE)
+    sessions.alter(alter, play.owner, [told, sessions], trigger_mode="multiple", queue=False, **PRIVATE)
     sessions.export(export, play.owner, [file, told], concurrency_limit=1, **PRIVATE).success(
         None, file, None, js="(file) => file && window.Playground.fetchFile(file)", **PRIVATE
     )
@@ -144,7 +149,7 @@ def found(house: House, owner: str, told: dict[str, Any]) -> str:
     )
 
 
-def changed(house: House, owner: str, told: dict[str, Any]) -> str | Text:
+def altered(house: House, owner: str, told: dict[str, Any]) -> str | Text:
     """Does what the browser asks for, and says what was done. Raises `DecodingError` when it cannot be done."""
     store, ids = house.store, _ids(told)
     if not is_owner(owner):

@@ -8,13 +8,13 @@ import gradio as gr
 
 from playground import api
 from playground.server import KEEP_UPLOADS
-from playground.ui import models, play, rail, sessions
+from playground.ui import learn, models, play, rail, sessions
 from playground.ui.house import House
 from playground.ui.live import ASSETS, Live, Server, encode, serve_assets, spoken
 from playground.ui.play import PRIVATE
 from playground.ui.theme import stylesheet, theme
 
-PAGES = ("play", "sessions", "models")
+PAGES = ("play", "sessions", "learn", "models")
 """Ids of the pages, in the order of the header; `<id>.page` in `assets/texts` is a page's name."""
 
 
@@ -38,16 +38,15 @@ def build(house: House) -> gr.Blocks:
     with gr.Blocks(
         title="Decoding Playground", analytics_enabled=False, fill_width=True, delete_cache=KEEP_UPLOADS
     ) as app:
+        api.build(house)  # first, because a name goes to whoever asks first
         header = Header(house.status)
         page = PageId()
         playing = play.build(house, page)
-        listed = sessions.build(house, playing)
+        sessions.build(house, playing, page)
+        learn.build(house, playing, page)
         precision, costs = models.build(house)
         method = playing.rail[0]
         gr.HTML(FOOTER, padding=False, elem_classes=["foot"])
-
-        def open_page(owner: str, event: gr.EventData) -> str:
-            return sessions.listing(house, owner) if event._data["page"] == "sessions" else gr.skip()
 
         def model_changed(method: str) -> tuple[Any, ...]:
             picker = rail.method_picker(house.methods, rail.selected(method), house.resident.has, keep=True)
@@ -56,10 +55,9 @@ def build(house: House) -> gr.Blocks:
         def opened(owner: str, request: gr.Request) -> list[Any]:
             return play.opened(house, owner, request)
 
-        header.turn(open_page, playing.owner, listed, queue=False, **PRIVATE)
         header.loaded(model_changed, method, [method, precision, costs], queue=False, **PRIVATE)
-        api.build(house)
-        app.load(opened, playing.owner, [playing.owner, playing.notice, *playing.rail, *playing.outputs], queue=False, **PRIVATE)
+        shown = [playing.owner, playing.notice, *playing.rail, *playing.outputs]
+        app.load(opened, playing.owner, shown, queue=False, **PRIVATE)
     return app
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import secrets
+import sqlite3
 from typing import Any
 
 import gradio as gr
@@ -14,6 +15,7 @@ from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 
 from playground import server
+from playground.store import is_owner
 from tests.playground.serving import Served
 
 FUNCTIONS = {"run", "compare", "list_methods", "get_run", "query_runs"}
@@ -86,16 +88,58 @@ def test_a_run_shipped_with_the_program_can_be_read(served: Served) -> None:
 def test_a_client_sees_its_own_runs_only(served: Served) -> None:
     mine, other = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
     made = run(served, owner=mine, prompt="Say zebra.")
-    _, (found,) = served.call("query_runs", "zebra", mine, 10)
-    assert [each["id"] for each in found] == [made["run"]]
-    assert mine not in json.dumps(found)
-    _, (others,) = served.call("query_runs", "zebra", other, 10)
-    assert others == []
+    _, (found,) = served.call("query_runs", mine, "zebra", "", 10, "")
+    assert [each["id"] for each in found["runs"]] == [made["run"]]
+    assert found["total"] == 1
+    assert served.call("query_runs", other, "zebra", "", 10, "")[1][0]["runs"] == []
 
 
-@pytest.mark.parametrize("owner", ["", "command line", "x" * 31, "x" * 129, "' OR 1=1 --" + "x" * 30, "é" * 40])
+def test_a_secret_is_kept_nowhere(served: Served) -> None:
+    mine = secrets.token_urlsafe(24)
+    run(served, owner=mine)
+    assert mine not in json.dumps(served.call("query_runs", mine, "", "", 10, ""))
+    assert not [file for file in served.folder.rglob("*") if file.is_file() and mine.encode() in file.read_bytes()]
+
+
+def test_runs_are_found_page_by_page(served: Served) -> None:
+    mine = secrets.token_urlsafe(24)
+    made = [run(served, owner=mine)["run"] for _ in range(3)]
+    found, after = [], ""
+    while len(found) < 3:
+        page = served.call("query_runs", mine, "", "", 1, after)[1][0]
+        found += [each["id"] for each in page["runs"]]
+        after = page["more"]
+    assert found == made[::-1]
+    assert after == ""
+
+
+def test_ones_own_runs_can_be_asked_about_in_sql(served: Served) -> None:
+    mine = secrets.token_urlsafe(24)
+    run(served, owner=mine)
+    _, (answer,) = served.call("query_runs", mine, "", "SELECT count(*) AS n, min(method) FROM runs", 10, "")
+    assert answer == {"columns": ["n", "min(method)"], "rows": [["1", "greedy"]], "full": True}
+
+
+@pytest.mark.parametrize(
+    "sql", ["DELETE FROM runs", "SELECT owner FROM runs", "SELECT 1; DROP TABLE runs"]
+)
+def test_other_sql_is_refused(served: Served, sql: str) -> None:
+    assert "SQLite says" in refusal(served.call("query_runs", "o" * 32, "", sql, 10, ""))
+
+
+@pytest.mark.parametrize("owner", ["", "command line", "x" * 31, "x" * 257])
 def test_an_owner_must_be_a_secret(served: Served, owner: str) -> None:
-    assert "32 to 128" in refusal(served.call("query_runs", "", owner, 10))
+    assert "32 to 256 characters" in refusal(served.call("query_runs", owner, "", "", 10, ""))
+
+
+def test_a_browsers_owner_is_not_a_clients(served: Served) -> None:
+    """A client that came by what the database holds still sees nothing."""
+    mine = secrets.token_urlsafe(24)
+    made = run(served, owner=mine)["run"]
+    with sqlite3.connect(served.folder / "runs.sqlite") as database:
+        ((kept,),) = database.execute("SELECT owner FROM runs WHERE id = ?", [made])
+    assert is_owner(kept)
+    assert served.call("query_runs", kept, "", "", 10, "")[1][0]["runs"] == []
 
 
 def test_methods_are_compared_against_the_first(served: Served) -> None:

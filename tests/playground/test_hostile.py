@@ -12,7 +12,24 @@ import pytest
 from tests.playground.serving import Served
 
 MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script>"
-WRONG = [None, True, -1, 1.5, 10**30, "", "x", MARKUP, "\x00", "\ud800", "💥" * 20, [], [[]], ["\ud800"], {}, {"a": {"b": []}}]
+WRONG = [
+    None,
+    True,
+    -1,
+    1.5,
+    10**30,
+    "",
+    "x",
+    MARKUP,
+    "\x00",
+    "\ud800",
+    "💥" * 20,
+    [],
+    [[]],
+    ["\ud800"],
+    {},
+    {"a": {"b": []}},
+]
 """Values of every kind, right nowhere or almost nowhere."""
 SETTINGS: tuple[Any, ...] = ("hi", "greedy", "{}", 0, 3, False, "[]", 20, "")
 """Good arguments of `run`, to be spoiled one at a time."""
@@ -68,9 +85,10 @@ def test_wrong_types_in_every_argument_of_compare(served: Served, place: int) ->
 def test_wrong_types_in_the_arguments_of_the_others(served: Served) -> None:
     for value in WRONG:
         calm(served.call("get_run", value))
-        calm(served.call("query_runs", value, "o" * 32, 10))
-        calm(served.call("query_runs", "", value, 10))
-        calm(served.call("query_runs", "", "o" * 32, value))
+        for place in range(5):
+            data: list[Any] = ["o" * 32, "", "", 10, ""]
+            data[place] = value
+            calm(served.call("query_runs", *data))
 
 
 @pytest.mark.parametrize(
@@ -124,8 +142,9 @@ def test_hostile_prompts_are_kept_as_they_are(served: Served) -> None:
 
 
 def test_half_a_character_becomes_a_question_mark(served: Served) -> None:
-    _, (made,) = served.call("run", "a\ud800b", *SETTINGS[1:])
+    _, (made,) = served.call("run", "a\ud800b", *SETTINGS[1:6], ["\udfff"], *SETTINGS[7:])
     assert made["prompt"] == "a?b"
+    assert served.call("get_run", made["run"])[1][0] == made
 
 
 def test_a_prompt_of_megabytes_is_told_how_much_is_read(served: Served) -> None:
@@ -158,9 +177,9 @@ def test_forged_run_ids(served: Served, id: str) -> None:
 
 
 def test_forged_owners_see_nothing(served: Served) -> None:
-    for owner in ("%" * 32, "_" * 32, "command line", "' OR owner LIKE '%' OR '1'='1", "*" * 40, "A" * 32):
-        kind, answer = served.call("query_runs", "", owner, 10)
-        assert kind == "error" or answer == [[]]
+    for owner in ("%" * 32, "_" * 32, "command line", "' OR owner LIKE '%' OR '1'='1' OR '", "*" * 40, "\ud800" * 32):
+        kind, answer = served.call("query_runs", owner, "", "", 10, "")
+        assert kind == "error" or answer[0]["runs"] == []
 
 
 @pytest.mark.parametrize(
@@ -184,7 +203,9 @@ def test_forged_owners_see_nothing(served: Served) -> None:
         b'{"data": [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}]}',
     ],
 )
-@pytest.mark.parametrize("path", ["call/run", "run/list_methods", "queue/join", "component_server", "cancel", "call/v2/run"])
+@pytest.mark.parametrize(
+    "path", ["call/run", "run/list_methods", "queue/join", "component_server", "cancel", "call/v2/run"]
+)
 def test_malformed_bodies(served: Served, path: str, body: bytes) -> None:
     answer = served.post(f"gradio_api/{path}", content=body)
     assert "Traceback" not in answer.text

@@ -29,6 +29,7 @@ IDS = {
     "scores",
     "matches",
     "cost-curve",
+    "rejection-xray",
 }
 
 every_picture = pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES.keys())
