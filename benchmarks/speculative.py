@@ -29,7 +29,7 @@ import engines
 from benchmarks.peer import Peer
 from benchmarks.questions import CATEGORIES, Question, questions
 from benchmarks.report import RESULTS, Setting, fill, save, saved, table
-from benchmarks.rounds import Timing, alternating, speed_up, together, total_speed_up
+from benchmarks.rounds import Timing, speed_up, together, total_speed_up
 from engines.events import Curve, Finished, Forward
 from engines.models.catalogue import DEFAULT
 from engines.models.causal import CausalModel
@@ -37,6 +37,7 @@ from engines.runner import run
 from engines.speculative import token_recycling
 from engines.speculative.budget import best_budget
 from engines.speculative.token_recycling import likeliest_first, node_chance
+from playground.rounds import alternating
 
 GREEDY, COLD, HOT, LOOKUP = "greedy", "token-recycling, cold", "token-recycling, hot", "prompt-lookup"
 PEER, PEER_LOOKUP = "transformers greedy", "transformers prompt lookup"

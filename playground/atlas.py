@@ -37,7 +37,10 @@ class Row(msgspec.Struct, frozen=True):
 
 
 def atlas(store: Store, owner: str, categories: Mapping[str, str]) -> list[Row]:
-    """The rows of one owner's atlas by method and category; `categories` names the category of the known prompts."""
+    """The rows of one owner's atlas by method and category; `categories` names the category of the known prompts.
+
+    Imported runs do not count: nobody here measured them.
+    """
     found = store.read(
         """
         SELECT runs.method, coalesce(known.category, '') AS category, ahead.key AS ahead,
@@ -45,7 +48,7 @@ def atlas(store: Store, owner: str, categories: Mapping[str, str]) -> list[Row]:
         FROM runs JOIN json_each(runs.acceptance) AS ahead LEFT JOIN (
             SELECT key AS prompt, value AS category FROM json_each(:categories)
         ) AS known ON known.prompt = runs.prompt
-        WHERE runs.owner = :owner AND runs.acceptance <> '[]'
+        WHERE runs.owner = :owner AND runs.acceptance <> '[]' AND runs.imported IS NULL
         GROUP BY 1, 2, 3 ORDER BY 1, 2 = '', 2, 3
         """,
         {"owner": owner, "categories": msgspec.json.encode(categories).decode()},

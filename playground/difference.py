@@ -72,11 +72,11 @@ class Difference(msgspec.Struct, frozen=True):
 
 def difference(left: Sequence[Event], right: Sequence[Event]) -> Difference:
     """Compares two runs; both begin with `Started`."""
+    settings, circumstances = _headers(_started(left), _started(right))
     a, b = committed(left), committed(right)
     ids_a, ids_b = [placed.token.id for placed in a], [placed.token.id for placed in b]
     shared = next((k for k, (x, y) in enumerate(zip(ids_a, ids_b, strict=False)) if x != y), min(len(a), len(b)))
     parted = shared < min(len(a), len(b)) or (len(a) != len(b) and _ended(left) and _ended(right))
-    settings, circumstances = _headers(_started(left), _started(right))
     return Difference(
         settings=settings,
         circumstances=circumstances,

@@ -116,7 +116,7 @@ def _page(store: Store, owner: str, wanted: Search, words: str, limit: int, afte
             values[name] = value.replace("Z", "+00:00")
     total = store.read(f"SELECT count(*) AS n FROM runs WHERE {' AND '.join(where)}", values)[0]["n"]
     if best := wanted.order == "best" and "match" in values:
-        skip = int(after) if after.isdecimal() else 0
+        skip = int(after) if re.fullmatch("[0-9]{1,9}", after) else 0
         # Names weigh most: somebody chose them. Matching goes first here, so that each run is ranked once.
         inner = (
             f"SELECT id FROM words CROSS JOIN runs ON number = words.rowid WHERE words MATCH :match"

@@ -3,8 +3,9 @@
     python -m training.conversations --tokens 500000 --output /tmp/conversations.safetensors
 
 Many rows are decoded side by side, each an endless conversation: when a turn ends, the tokens that open the next turn
-are given. A user's turn is either written by the model itself, from the empty user header, or one of our own requests (copy, edit, list, code, arithmetic, translation); an answer is drawn at temperature 0.7 in half of the
-rows and taken greedily in the other half. For every token the 64 most probable ones of the model are kept with their
+are given. A user's turn is either written by the model itself, from the empty user header, or one of our own requests
+(copy, edit, list, code, arithmetic, translation); an answer is drawn at temperature 0.7 in half of the rows and taken
+greedily in the other half. For every token the 64 most probable ones of the model are kept with their
 log-probabilities: what a small draft model learns from. Nothing is downloaded, and the same seed gives the same text.
 """
 

@@ -8,7 +8,7 @@ matrix E'·B, with E (vocabulary, 576) the target's tied embedding, E' the rows 
 A, B (576, width) trained. Two Llama layers stand between them. It never guesses any other token, which costs a little
 acceptance and nothing else. Shipped are A, B and the layers, about a million numbers in half precision.
 
-Loss: KL(p ‖ q) from the target's 64 most probable tokens at every place (the rest of p is left out), as in "DistillSpec:
+Loss: KL(p ‖ q) from the target's 64 most probable tokens at every place, the rest of p left out, as in "DistillSpec:
 Improving Speculative Decoding via Knowledge Distillation", arXiv 2310.08461. Judged by what decides about speed:
 the overlap Σ min(p, q), the chance that a drawn guess is accepted, on held-out answers, and the time of a step.
 """
@@ -29,6 +29,7 @@ from transformers import LlamaConfig, LlamaModel
 
 import engines
 from engines.models.causal import CausalModel
+from engines.models.draft import SCALE, shape
 
 HELD_OUT = 0.05
 
@@ -47,25 +48,9 @@ class Draft(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Log-probabilities (rows, length, spoken) of the next tokens after ids (rows, length)."""
-        inputs = F.embedding(ids, self.embedding) @ self.into * 8
+        inputs = F.embedding(ids, self.embedding) @ self.into * SCALE
         hidden = self.body(inputs_embeds=inputs, use_cache=False).last_hidden_state
         return (hidden @ (self.embedding[self.spoken] @ self.out).T).log_softmax(-1)
-
-
-def shape(width: int, layers: int, vocabulary: int) -> LlamaConfig:
-    """The architecture for a width and a number of layers."""
-    return LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=8 * width // 3,
-        num_hidden_layers=layers,
-        num_attention_heads=width // 48,
-        num_key_value_heads=width // 48,
-        max_position_embeddings=8192,
-        rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
-        tie_word_embeddings=False,
-        attn_implementation="sdpa",
-    )
 
 
 def losses(log_q: Tensor, top: Tensor, top_log_p: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,7 +71,7 @@ def answers(tokens: Tensor, model: CausalModel) -> Tensor:
     for row, ids in enumerate(tokens.tolist()):
         inside = False
         for place, token in enumerate(ids):
-            inside = (inside and token != end) or ids[max(0, place - 2) : place + 1] == opening
+            inside = (inside and token != end) or ids[max(0, place - len(opening) + 1) : place + 1] == opening
             mask[row, place] = inside
     return mask
 
@@ -150,10 +135,8 @@ def main() -> None:
         if step % 50 == 0 or step == steps - 1 or late:
             held_out = f", held out {evaluate():.3f}" if step % 200 == 0 or step == steps - 1 or late else ""
             took = (time.monotonic() - began) / 60
-            print(
-                f"step {step} of {steps}: loss {loss.mean():.3f}, overlap {overlap.mean():.3f}{held_out}, {took:.1f} min",
-                flush=True,
-            )
+            figures = f"loss {loss.mean():.3f}, overlap {overlap.mean():.3f}{held_out}"
+            print(f"step {step} of {steps}: {figures}, {took:.1f} min", flush=True)
         if late:
             break
     if arguments.output:

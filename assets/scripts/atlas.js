@@ -47,10 +47,10 @@
         last = row.method;
         return make("tr", { class: method ? "begins" : "" }, make("th", { scope: "row" }, make("b", { text: method }), make("span", { text: row.category || say("own-prompts") }), make("small", { text: say(row.runs === 1 ? "runs-one" : "runs", { n: row.runs }) })), cell(row.total), ...row.cells.map(cell), ...columns.slice(row.cells.length).map(() => cell(null)));
       });
-      const table = make("table", { class: "atlas-table" }, make("caption", { text: say("atlas-caption") }),
+      const table = make("table", { class: "atlas-table", "aria-describedby": "atlas-caption" },
         make("thead", {}, make("tr", {}, make("th", { scope: "col", text: say("atlas-rows") }), make("th", { scope: "col", class: "num", text: say("all") }), ...columns.map((ahead) => make("th", { scope: "col", class: "num", text: say("ahead", { n: ahead }) })))),
         make("tbody", {}, ...rows));
-      body.replaceChildren(...[make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": say("atlas") }, table), make("p", { class: "explains", text: say("atlas-note") }), make("p", {}, make("button", { type: "button", class: "quiet", text: say("save-csv"), onclick: () => save(value) })), left].filter(Boolean));
+      body.replaceChildren(...[make("p", { class: "explains", id: "atlas-caption", text: say("atlas-caption") }), make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": say("atlas") }, table), make("p", { class: "explains", text: say("atlas-note") }), make("p", {}, make("button", { type: "button", class: "quiet", text: say("save-csv"), onclick: () => save(value) })), left].filter(Boolean));
     }
     watch("value", update);
     update();

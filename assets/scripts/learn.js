@@ -16,6 +16,7 @@
 
   P.kinds["lesson-picture"] = (element, { props }) => {
     P.state.lessonPicture = (id) => (props.value = id);
+    props.value = P.state.lessonPictureId ?? "";
   };
 
   P.kinds.lessons = (element, { props, trigger, server }) => {
@@ -96,6 +97,7 @@
       page.classList.toggle("predicting", waits);
       page.classList.toggle("blank", !step.shown);
       page.classList.toggle("with-numbers", step.numbers);
+      P.state.lessonPictureId = step.picture;
       P.state.lessonPicture?.(step.picture);
 
       const heading = make("h3", { class: "lesson-heading", tabindex: "-1", text: step.title });
@@ -202,7 +204,11 @@
     /* The newest row of a long list of places is at its end: that is what a lesson speaks of. */
     new MutationObserver(([change]) => {
       const panel = change.target.closest(".picture");
-      if (panel?.dataset.picture === "confidence") panel.querySelector(".canvas-box").scrollTop = 1e6;
+      if (panel?.dataset.picture !== "confidence") return;
+      const [canvas, box] = [panel.querySelector(".canvas"), panel.querySelector(".canvas-box")];
+      const newest = Math.max(...(canvas.data ?? []).flatMap((trace) => [...(trace.y ?? [])]).filter(Number.isFinite));
+      const axis = canvas._fullLayout?.yaxis;
+      if (axis && Number.isFinite(newest)) box.scrollTop = axis._offset + axis.c2p(newest) + 30 - box.clientHeight;
     }).observe(page, { subtree: true, attributes: true, attributeFilter: ["data-updates"] });
     new MutationObserver(() => document.body.dataset.page === "learn" && read()).observe(document.body, { attributes: true, attributeFilter: ["data-page"] });
     document.body.dataset.page === "learn" ? read() : list();

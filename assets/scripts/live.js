@@ -78,8 +78,16 @@
      plain string, or {key, args}; English stands in for what a language has not translated. */
   const words = {};
   const addresses = parse(document.querySelector('meta[name="playground-texts"]')?.content, {});
-  const wanted = [new URL(location.href).searchParams.get("lang"), localStorage.getItem("playground-language"), ...navigator.languages];
-  const language = wanted.map((one) => one?.slice(0, 2).toLowerCase()).find((one) => one in addresses) ?? "en";
+  const shipped = parse(document.getElementById("playground-words")?.textContent, {}); // pages of plain files bring theirs along
+  const remembered = (() => {
+    try {
+      return localStorage.getItem("playground-language");
+    } catch {
+      return null; // a frame that may not store anything
+    }
+  })();
+  const wanted = [new URL(location.href).searchParams.get("lang"), remembered, ...navigator.languages];
+  const language = wanted.map((one) => one?.slice(0, 2).toLowerCase()).find((one) => one in addresses || one in shipped) ?? "en";
   document.documentElement.lang = language;
   // Gradio asks the browser for the language of its own parts: they follow the same choice.
   if (!navigator.language.startsWith(language)) {
@@ -105,8 +113,15 @@
   const merge = (into, from) => {
     for (const [name, value] of Object.entries(from)) typeof value === "object" ? merge((into[name] ??= {}), value) : (into[name] = value);
   };
+  for (const one of ["en", language]) if (shipped[one]) merge(words, shipped[one]);
   const fetched = [...new Set(["en", language])].map((one) => addresses[one] && fetch(addresses[one]).then((answer) => answer.json()));
-  Promise.allSettled(fetched).then((all) => {
+  // The scripts run in order, this one first: components wait for the last, since any may use what another brings.
+  const last = [...document.querySelectorAll('script[src*="/scripts/"]')].at(-1);
+  const scripts = new Promise((done) => {
+    if (!last || last === document.currentScript) return done();
+    for (const event of ["load", "error"]) last.addEventListener(event, () => done());
+  });
+  Promise.allSettled([...fetched, scripts]).then((all) => {
     for (const one of all) if (one.status === "fulfilled" && one.value) merge(words, one.value);
     window.Playground.ready = true;
   });

@@ -55,8 +55,7 @@
     }
 
     /* Told by the page's scrubber whenever another run, or another step of it, is shown. */
-    async function follow(state, scrubber) {
-      if (scrubber.closest(".page") !== strip.closest(".page")) return;
+    async function follow(state) {
       const ended = live && !state.live && state.run === run;
       const same = state.run === run && Boolean(state.live) === live;
       run = state.run;
@@ -75,8 +74,9 @@
     }
 
     watch("value", () => paint(P.parse(props.value, null)));
-    (P.state.followers ??= new Set()).add(follow);
-    const scrubber = strip.closest(".page")?.querySelector(".scrubber");
-    if (scrubber?.shown) follow(scrubber.shown, scrubber);
+    const page = element.closest(".page") ?? document;
+    page.addEventListener("playground:step", ({ detail }) => follow(detail));
+    const bar = page.querySelector(".scrubber");
+    if (bar?.dataset.run) follow({ run: bar.dataset.run, live: bar.classList.contains("live") });
   };
 })();

@@ -76,8 +76,6 @@
       if (value.keep) P.address(value.run);
       // Other parts of this page follow: the code beside the pictures, a lesson.
       bar.dispatchEvent(new CustomEvent("playground:step", { bubbles: true, detail: { run: state.run, step: state.step, live: Boolean(state.live) } }));
-      bar.shown = value;
-      for (const follow of P.state.followers ?? []) follow(value, bar);
     }
 
     document.addEventListener("keydown", (event) => {

@@ -257,6 +257,7 @@
       more.hidden = !state.more;
       const asks = !same(search, NOTHING);
       count.textContent = state.own ? (asks ? say(state.total === 1 ? "found-one" : "found", { n: state.total.toLocaleString(P.language) }) : say(state.total === 1 ? "count-one" : "count", { n: state.total.toLocaleString(P.language) })) : "";
+      if (state.said) count.append(make("b", { text: ` ${P.say(state.said)}` }));
       note.hidden = runs.length > 0 || state.own === null;
       if (!note.hidden) {
         note.replaceChildren(...(state.problem ? [make("p", { text: state.problem })] : asks && state.own ? [make("p", { text: say("nothing-found") })]
@@ -308,7 +309,7 @@
       card.removeAttribute("aria-busy");
       const known = new Set(runs.map((run) => run.id));
       runs = value.append ? [...runs, ...value.runs.filter((run) => !known.has(run.id))] : value.runs;
-      state = { total: value.total, more: value.more, facets: value.facets, own: value.own ?? 0, problem: value.problem };
+      state = { total: value.total, more: value.more, facets: value.facets, own: value.own ?? 0, problem: value.problem, said: value.said };
       if (first && state.own) (first = false), (others.open = false);
       const there = new Set(runs.map((run) => run.id));
       for (const id of chosen) if (!there.has(id)) chosen.delete(id);

@@ -7,7 +7,7 @@
     ["text", () => fitting(".page-play .live-tokens .stream", ".page-play .stream .legend")],
     ["token", () => document.querySelector(".page-play .tok[data-index='4']") ?? document.querySelector(".page-play .tok[data-index]")],
     ["steps", () => document.querySelector(".page-play .scrubber")],
-    ["pictures", () => document.querySelector(".page-play .live-plot.block:not(.irrelevant) .picture > header")],
+    ["pictures", () => highest(".page-play .live-plot.block:not(.irrelevant) .picture")],
     ["run", () => document.querySelector(".page-play #method .chosen")],
     ["next", () => document.querySelector("header.shell nav a[data-page='learn']")],
   ];
@@ -19,6 +19,13 @@
   function fitting(...selectors) {
     const found = selectors.map((one) => document.querySelector(one)).filter(Boolean);
     return found.find((one) => one.offsetHeight < 0.5 * innerHeight) ?? found.at(-1);
+  }
+
+  /* The first picture that one sees: their order on the page is the style sheet's. */
+  function highest(selector) {
+    const top = (node) => node.getBoundingClientRect().top;
+    const [first] = [...document.querySelectorAll(selector)].sort((a, b) => top(a) - top(b));
+    return first?.offsetHeight < 0.5 * innerHeight ? first : first?.querySelector("header");
   }
 
   function place() {

@@ -50,7 +50,6 @@ class SessionList(Live):
 def build(house: House, play: Play, page: Any) -> SessionList:
     """Lays out the page; opening a run shows it on the Play page."""
     with gr.Column(elem_classes=["page", "page-sessions"]):
-        told = Message()
         panel = run_panel.RunPanel()
         sessions = SessionList(empty(house))
         with gr.Row(elem_classes=["card", "exchange"]):
@@ -58,6 +57,7 @@ def build(house: House, play: Play, page: Any) -> SessionList:
                 native("sessions.import"), file_types=[".jsonl", ".gz"], elem_id="import", min_width=0
             )
             ExchangeNote("")
+            told = Message()
         atlas_table.build(house, play.owner)
         sql_box.build(house, play.owner)
         file = gr.File(visible=False)
@@ -68,13 +68,12 @@ def build(house: House, play: Play, page: Any) -> SessionList:
     def ask(owner: str, event: gr.EventData) -> str:
         return found(house, owner, event._data)
 
-    def alter(owner: str, event: gr.EventData) -> tuple[str, str]:
+    def alter(owner: str, event: gr.EventData) -> str:
         try:
             said: str | Text = altered(house, owner, event._data)
-            tone = "calm"
         except DecodingError as error:
-            said, tone = str(error), "problem"
-        return message(said, tone=tone), found(house, owner, event._data | {"after": ""})
+            said = str(error)
+        return found(house, owner, event._data | {"after": ""}, said)
 
     def export(owner: str, event: gr.EventData) -> tuple[Any, str]:
         try:
@@ -98,7 +97,7 @@ def build(house: House, play: Play, page: Any) -> SessionList:
     play.owner.change(owned, play.owner, sessions, queue=False, **PRIVATE)
     sessions.open(reopen, None, [*play.rail, *play.outputs], **PRIVATE)
     sessions.ask(ask, play.owner, sessions, trigger_mode="always_last", queue=False, **PRIVATE)
-    sessions.alter(alter, play.owner, [told, sessions], trigger_mode="multiple", queue=False, **PRIVATE)
+    sessions.alter(alter, play.owner, sessions, trigger_mode="multiple", queue=False, **PRIVATE)
     sessions.export(export, play.owner, [file, told], concurrency_limit=1, **PRIVATE).success(
         None, file, None, js="(file) => file && window.Playground.fetchFile(file)", **PRIVATE
     )
@@ -120,10 +119,11 @@ def empty(house: House) -> str:
     return encode({"recorded": shipped})
 
 
-def found(house: House, owner: str, told: dict[str, Any]) -> str:
+def found(house: House, owner: str, told: dict[str, Any], said: str | Text = "") -> str:
     """The value of a `SessionList` for a search as the browser sends it: `search`, `after`, `shown`, `ticket`."""
     ticket, after = str(told.get("ticket", ""))[:64], str(told.get("after") or "")[:80]
     echo = {"ticket": ticket, "search": told.get("search"), "append": bool(after), "problem": house.store.problem}
+    echo["said"] = said
     if not is_owner(owner):
         return encode(echo | {"runs": [], "total": 0, "more": "", "facets": {}})
     shown = told.get("shown")

@@ -12,8 +12,8 @@ from benchmarks import overhead, speculative
 from benchmarks.peer import Peer
 from benchmarks.questions import CATEGORIES, Question, one_of_each, questions
 from benchmarks.report import save, saved
-from benchmarks.rounds import Spread
 from engines.models.causal import CausalModel
+from playground.rounds import Spread
 
 ASKED = [
     Question("repeat", "Summarisation", "abcabcabcabc"),

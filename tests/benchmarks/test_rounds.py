@@ -7,7 +7,8 @@ from itertools import combinations
 
 import pytest
 
-from benchmarks.rounds import Spread, Timing, alternating, speed_up, together, total_speed_up
+from benchmarks.rounds import Timing, speed_up, together, total_speed_up
+from playground.rounds import Spread, alternating
 
 # Two questions: plain decoding runs at 10 and at 20 tokens/s, the method at 30 and at 20.
 PLAIN = [Timing(100, 10.0), Timing(20, 1.0)]

@@ -68,9 +68,7 @@ def house(tmp_path: Path, tiny_llama: CausalModel) -> Iterator[House]:
         ("beam-search", {}, "lossy"),
     ],
 )
-def test_what_there_is_to_check(
-    tiny_llama: CausalModel, method: str, params: dict[str, Any], expected: str
-) -> None:
+def test_what_there_is_to_check(tiny_llama: CausalModel, method: str, params: dict[str, Any], expected: str) -> None:
     assert question(decoded(tiny_llama, method, params=params, max_new_tokens=4), METHODS) == expected
 
 

@@ -160,7 +160,9 @@ def test_the_drafts_own_probability_is_shown_when_it_has_one() -> None:
     figure = xray.draw(events)
     assert figure is not None
     assert bars(figure, "y") == {"draft q": 0.5, "model p": 0.3}
-    assert "with q = 0.500; the model gives it p = 0.300. The coin showed u = 0.590 < p/q = 0.600" in xray.narrate(events)
+    assert "with q = 0.500; the model gives it p = 0.300. The coin showed u = 0.590 < p/q = 0.600" in xray.narrate(
+        events
+    )
     assert "nothing was replaced" in texts(events)
 
 
