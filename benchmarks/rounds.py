@@ -1,8 +1,7 @@
 """The arithmetic of a fair comparison: what a speed-up is. Who goes when, `playground.rounds` says.
 
-Speeds are compared as Spec-Bench does
-it, a ratio of means of per-question speeds (Xia et al. 2024, arXiv 2401.07851), and as total tokens over total
-time, which gives long answers more weight.
+Speeds are compared as Spec-Bench does it, a ratio of means of per-question speeds (Xia et al. 2024, arXiv
+2401.07851), and as total tokens over total time, which gives long answers more weight.
 """
 
 from __future__ import annotations

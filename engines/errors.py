@@ -45,6 +45,10 @@ class NeedNotMet(DecodingError):
     """The method needs something of the model that the model does not have."""
 
 
+class EndOfText(Exception):
+    """The model ends the text here, and does not say how probable that was. No failure: the run ends."""
+
+
 class ModelUnavailable(DecodingError):
     """The model cannot be loaded: unknown, gated, not causal, too large, or not downloadable."""
 

@@ -51,6 +51,8 @@ class Need(enum.Flag):
     """Several sequences can be decoded side by side, and rows copied or dropped."""
     HIDDEN_STATES = enum.auto()
     """The last layer's hidden states can be read."""
+    LOGITS = enum.auto()
+    """Every token's logit is known, not only those of the most probable ones. Methods that say nothing need this."""
 
 
 NEED_WORDS = {
@@ -58,6 +60,7 @@ NEED_WORDS = {
     Need.TREE_ATTENTION: "attention over a tree of tokens",
     Need.BATCH: "several sequences side by side",
     Need.HIDDEN_STATES: "access to hidden states",
+    Need.LOGITS: "the probabilities of all tokens",
 }
 
 
@@ -157,7 +160,7 @@ def method(
     idea: str,
     look_at: str = "",
     lossless: bool = False,
-    needs: Need = Need.NOTHING,
+    needs: Need = Need.LOGITS,
     paper: Paper | None = None,
     params: type[msgspec.Struct] = NoParams,
     shines: tuple[str, ...] = (),

@@ -28,7 +28,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from engines.errors import BadParameter, EmptyPrompt, NeedNotMet, PromptTooLong
+from engines.errors import BadParameter, EmptyPrompt, EndOfText, NeedNotMet, PromptTooLong
 from engines.events import (
     Candidates,
     Commit,
@@ -96,6 +96,8 @@ class Run:
         self.ledger: list[Event] = []
         self.state: State = model.start(self.ledger)
         self.reason: Reason | None = None
+        self.truncated: bool = getattr(model, "truncated", False)
+        """Logits are log-probabilities of the most probable tokens, -inf elsewhere (`engines.models.remote`)."""
         self.given = 0
         self.prompt_hidden: list[Tensor] | None = None
         """Hidden states (tokens, width) of what `read_prompt` read, piece by piece, for methods that need them."""
@@ -154,11 +156,12 @@ class Run:
         self, logits: Tensor, *, stages: Sequence[Stage] = (), position: int | None = None, sequence: int = 0
     ) -> Candidates:
         """The event that shows what the model wanted, from raw logits (vocabulary,)."""
-        log_p = logits.log_softmax(-1)
+        log_p = logits if self.truncated else logits.log_softmax(-1)
         p = log_p.exp()
+        top = top_choices(p, SHOWN_CANDIDATES, self.model.token)
         return Candidates(
             position=self.position if position is None else position,
-            raw=top_choices(p, SHOWN_CANDIDATES, self.model.token),
+            raw=tuple(choice for choice in top if choice.p > 0) if self.truncated else top,
             entropy=-float((p * log_p).nan_to_num(0.0).sum()),
             stages=tuple(stages),
             sequence=sequence,
@@ -171,7 +174,7 @@ class Run:
         spelled = self.model.token(token)
         if logits is None:
             return Placed(spelled, origin, final=final)
-        raw = float((logits[token] - logits.logsumexp(-1)).exp())
+        raw = float((logits[token] - (0.0 if self.truncated else logits.logsumexp(-1))).exp())
         return Placed(spelled, origin, raw=raw, final=final, rank=int((logits > logits[token]).sum()))
 
     def commit(self, *tokens: Placed) -> Generator[Event, None, int]:
@@ -305,12 +308,16 @@ def _decode(job: Run, spec: Method, settings: Any, started: Started, prefix: lis
             text=f"With {job.model.precision} weights a token's logits depend on what else is in the pass, "
             "so this method is not exactly lossless here."
         )
+    for remark in getattr(job.model, "remarks", ()):
+        yield Note(text=remark)
     yield from job.read_prompt()
     job.work = spec.generate(job, settings)
     try:
         for event in job.work:
             yield from job.settle()
             yield event
+    except EndOfText:
+        job.reason = "end of text"
     finally:
         if isinstance(job.work, Generator):
             job.work.close()

@@ -49,7 +49,7 @@ def atlas(store: Store, owner: str, categories: Mapping[str, str]) -> list[Row]:
             SELECT key AS prompt, value AS category FROM json_each(:categories)
         ) AS known ON known.prompt = runs.prompt
         WHERE runs.owner = :owner AND runs.acceptance <> '[]' AND runs.imported IS NULL
-        GROUP BY 1, 2, 3 ORDER BY 1, 2 = '', 2, 3
+        GROUP BY 1, 2, 3 ORDER BY 1, known.category IS NULL, 2, 3
         """,
         {"owner": owner, "categories": msgspec.json.encode(categories).decode()},
     )

@@ -21,6 +21,10 @@ from contextlib import ExitStack, contextmanager
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from engines.errors import DecodingError, shown
+from playground.cli_compare import compare
+from playground.cli_compare import options as compare_options
+from playground.cli_sweep import options as sweep_options
+from playground.cli_sweep import sweep
 
 if TYPE_CHECKING:
     from engines.events import Event
@@ -112,6 +116,12 @@ def parser() -> Parser:
     run.add_argument("--events", metavar="FILE", help="write every event as a line of JSON; - is standard output")
     run.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
     run.add_argument("--no-store", action="store_true", help="do not keep the run")
+
+    comparing = command("compare", compare, "Decode one prompt with 2 to 4 methods in alternating rounds, and compare.")
+    compare_options(comparing)
+
+    sweeping = command("sweep", sweep, "Decode a set of prompts with several methods and seeds; can be paused.")
+    sweep_options(sweeping)
 
     replay = command("replay", replay_run, "Type a kept run out again, token by token.")
     replay.add_argument("run", help="a run's id, or: last")

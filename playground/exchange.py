@@ -142,7 +142,7 @@ def _split(file: Path) -> Iterator[list[Event]]:
         except Unsound as error:
             raise BadFile(f"this event {error}", number) from None
         except msgspec.ValidationError as error:
-            raise BadFile(f"this is not an event ({error})", number) from None
+            raise BadFile(f"this is not an event ({_short(str(error))})", number) from None
         except (ValueError, RecursionError, OverflowError):
             raise BadFile("this is not JSON, or not text", number) from None
         events.append(event)
@@ -150,6 +150,12 @@ def _split(file: Path) -> Iterator[list[Event]]:
             raise BadFile(f"the run has more than {MOST_EVENTS:,} events", number)
     if events:
         yield events
+
+
+def _short(words: str, limit: int = 120) -> str:
+    """The file's own words may be in the error; the place, at its end, is what helps."""
+    visible = words.encode("unicode_escape").decode()
+    return visible if len(visible) <= limit else f"{visible[: limit // 2]} … {visible[-limit // 2 :]}"
 
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:

@@ -24,12 +24,12 @@ import msgspec
 from engines.errors import DecodingError, shown
 from engines.events import Event, Finished, Started, committed
 from engines.method import Method, methods
-from playground import run_card
+from playground import glossary, run_card
 from playground.recording import spelled
 from playground.store import Store
 from playground.texts import TEXTS, languages
 from playground.ui.drawing import STREAM, Canvas
-from playground.ui.live import ASSETS, PLOTLY
+from playground.ui.live import ASSETS, PLOTLY, SCRIPTS
 from playground.ui.shelf import RECORDED_RUN, Shelf, steps
 from playground.ui.theme import stylesheet
 from visuals.palette import dark_of
@@ -39,8 +39,6 @@ MOST_BYTES = 8 * 2**20
 """Bytes of one run's data."""
 DIGITS = 6
 """Significant digits of the numbers in pictures; a screen has about four."""
-SCRIPTS = ("live.js", "tokens.js", "scrubber.js", "plot.js")
-"""The app's scripts that a run's page needs, in their order; `gallery.js` comes last."""
 MARK = "decoding-playground-gallery"
 """A file of this name says that a folder is a gallery, which may be written over."""
 
@@ -221,7 +219,7 @@ def _folder(folder: Path) -> Path:
 def _copy_assets(folder: Path) -> None:
     scripts = folder / "scripts"
     scripts.mkdir(exist_ok=True)
-    for source in [*(ASSETS / "scripts" / name for name in SCRIPTS), ASSETS / "gallery" / "gallery.js", PLOTLY]:
+    for source in [*SCRIPTS, ASSETS / "gallery" / "gallery.js", PLOTLY]:
         shutil.copyfile(source, scripts / source.name)
     shutil.copyfile(ASSETS / "favicon.svg", folder / "favicon.svg")
     styles = [stylesheet(), (ASSETS / "gallery" / "gallery.css").read_text(encoding="utf-8")]
@@ -260,11 +258,18 @@ def _run_page(entry: Mapping[str, str], data: Any, shortened: Sequence[str], tit
 <p class="facts">{say(entry["facts"])} · <a href="{say(entry["name"])}.json" download>run card</a></p>{note}</section>
 <div class="stage" id="stage"></div><noscript><p class="card">These pictures are drawn by scripts. The text:
 <span dir="auto">{say(entry["text"])}</span></p></noscript></main>"""
-    inner = {"words": words, "frames": data, "dark": dict(dark_of), "pictures": [one for one in pictures() if one != STREAM]}
+    inner = {
+        "words": words,
+        "frames": data,
+        "dark": dict(dark_of),
+        "pictures": [one for one in pictures() if one != STREAM],
+        "glossary": glossary.load(),
+    }
     blocks = "".join(
-        f'<script type="application/json" id="playground-{name}">{_inert(value)}</script>\n' for name, value in inner.items()
+        f'<script type="application/json" id="playground-{name}">{_inert(value)}</script>\n'
+        for name, value in inner.items()
     )
-    scripts = "".join(f'<script src="scripts/{name}"></script>\n' for name in (*SCRIPTS, "gallery.js"))
+    scripts = "".join(f'<script src="scripts/{name}"></script>\n' for name in (*(file.name for file in SCRIPTS), "gallery.js"))
     return _page(f"{entry['method']} · {title}", f"<a href='index.html'>{say(title)}</a>", main + blocks + scripts)
 
 
@@ -287,7 +292,7 @@ def _page(title: str, name: str, main: str) -> str:
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'self' file: blob:; style-src 'self' file: 'unsafe-inline'; img-src 'self' file: data: blob:; base-uri 'none'; form-action 'none'">
 <title>{html.escape(title)}</title><link rel="icon" href="favicon.svg"><link rel="stylesheet" href="gallery.css"></head>
-<body class="gallery"><div class="gradio-container"><header class="shell">{name}<span class="grow"></span></header>
+<body class="gallery"><div class="gradio-container"><div class="live-header"><header class="shell">{name}<span class="grow"></span></header></div>
 {main}</div></body></html>
 """  # noqa: E501
 

@@ -294,9 +294,12 @@ def _block(node: SyntaxTreeNode, fill: Callable[[str], str]) -> Node:
         return {"tag": "a", "children": children, "lesson": target.removeprefix("lesson:")}
     if node.type not in _TAGS:
         raise LessonError(f"A lesson's text holds paragraphs, lists, emphasis, code and links, but no {node.type}.")
-    flat = [part for child in children for part in (child["children"] if _is_span(child) else [child])]
-    return {"tag": _TAGS[node.type], "children": flat}
+    return {"tag": _TAGS[node.type], "children": _flat(children)}
 
 
-def _is_span(node: Node) -> bool:
-    return isinstance(node, dict) and node["tag"] == "span"
+def _flat(nodes: Sequence[Node]) -> list[Node]:
+    """`nodes` with the spans, which hold nothing but a line's parts, opened."""
+    flat: list[Node] = []
+    for node in nodes:
+        flat += node["children"] if isinstance(node, dict) and node["tag"] == "span" else [node]
+    return flat

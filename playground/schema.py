@@ -7,13 +7,20 @@ change is a new function below it. The tables:
   without the prompt's tokens, `text` the output so far, `totals` the numbers of a finished run. `process` and
   `process_started` say who writes the run, so that a run whose writer died can be told from a live one. `acceptance`
   is [accepted, tested] of its guesses by how far ahead they were, null while nobody has counted them; `imported` is
-  when the run came in from a file, null for a run of this database's own.
+  when the run came in from a file, null for a run of this database's own; `bytes` is the size of its events,
+  null while nobody has counted them.
 * `events`: one row per event, in order; `body` is the event's line of JSON, complete.
 * `words`: the full-text index over a run's name, prompt and text; `rowid` is `runs.number`. Triggers keep it up, so
   that nobody who writes a run has to think of it.
 * `proofs`: one row per thing that was checked, shared by all runs it is true of. `key` is a hash of the columns after
   `created`; `kind` is `tokens` (a run's output against plain decoding; `prompt` and `output` are hashes of token ids)
   or `distribution` (a method on the tiny twin); `result` is a `playground.proof.Proof`.
+* `comparisons`: one row per comparison, opened by its `id`. `setups` is a `playground.comparison.Comparison`, `runs` the
+  ids of its runs by contestant and round, `curve` the cost of a pass on the machine at that time.
+* `sweeps`: one row per sweep. `plan` is a `playground.sweep.Plan`; `weights` is what its first run said of the model;
+  `process` and `process_started` say who works on it, null when nobody does.
+* `sweep_runs`: one row per run of a sweep, in the order of the work. `run` is the finished run, null before; `output` a
+  hash of its token ids; `error` why there is none.
 """
 
 from __future__ import annotations
@@ -159,3 +166,30 @@ def proofs(db: Database) -> None:
         pk="key",
         not_null={"key", "created", "kind", "method", "params", "code", "result"},
     )
+
+
+@migration
+def comparisons(db: Database) -> None:
+    columns = {"id": str, "owner": str, "created": str, "setups": str, "runs": str, "curve": str}
+    not_null = {"id", "owner", "created", "setups", "runs"}
+    db.create_table("comparisons", columns, pk="id", not_null=not_null).create_index(["owner", "created"])
+
+
+@migration
+def sweeps(db: Database) -> None:
+    text = {name: str for name in ("id", "owner", "created", "plan", "model", "precision", "weights")}
+    columns = text | {"process": int, "process_started": float}
+    db.create_table("sweeps", columns, pk="id", not_null=set(text)).create_index(["owner", "created"])
+    cells = {"sweep": str, "place": int, "seed": int, "prompt": int, "contender": int}
+    db.create_table(
+        "sweep_runs",
+        cells | {"run": str, "output": str, "error": str},
+        pk=("sweep", "place"),
+        not_null=set(cells),
+        foreign_keys=[("sweep", "sweeps", "id")],
+    )
+
+
+@migration
+def sizes(db: Database) -> None:
+    db.execute("ALTER TABLE runs ADD COLUMN bytes INTEGER")

@@ -145,4 +145,8 @@ def _happened(event: Event, methods: Mapping[str, Method]) -> Happened:
     kind = type(event).__name__
     module, _, line = event.at.partition(":")
     known = module in _ours() or any(module == method.generate.__module__ for method in methods.values())
-    return Happened(kind, module, int(line)) if known and line.isdecimal() and len(line) < 7 else Happened(kind, "", 0)
+    return (
+        Happened(kind, module, int(line))
+        if known and line.isascii() and line.isdecimal() and len(line) < 7
+        else Happened(kind, "", 0)
+    )

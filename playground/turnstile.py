@@ -188,7 +188,7 @@ class Turnstile:
             if not self._line or held >= HELD:
                 return False
             first = min(other.key for other in self._line)
-            if ticket.key[:2] <= first[:2]:
+            if ticket.key[:2] < first[:2]:
                 return True
             owner, run, _ = ticket.key
             ahead = owner - first[0] if owner != first[0] else run - first[1]
@@ -214,6 +214,8 @@ class Turnstile:
 
     def _ask(self, run: _Account, stop: threading.Event | None) -> _Ticket:
         """Waits for the turn. Raises `Stopped`."""
+        if stop and stop.is_set():
+            raise Stopped
         with self._lock:
             run.ask()
             ticket = _Ticket(run, next(self._numbers))

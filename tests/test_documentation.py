@@ -1,4 +1,4 @@
-"""The README keeps up: every method, command and setting is in it, and its code runs."""
+"""The README and the reference keep up: everything that has a name is in them, and their code runs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlite_utils import Database
 
+from benchmarks import reference
 from benchmarks.readme import methods_table
+from engines import events
 from engines.method import methods
 from engines.models.causal import CausalModel
 from playground.cli import parser
+from playground.schema import migrate
+from visuals.picture import pictures
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,6 +41,14 @@ def settings() -> set[str]:
     }
 
 
+def tables() -> list[str]:
+    """The tables of a new database, without the insides of the full-text index."""
+    db = Database(memory=True)
+    migrate(db)
+    names = [name for (name,) in db.execute("select name from sqlite_master where type = 'table'")]
+    return [name for name in names if not name.startswith(("words_", "sqlite_"))]
+
+
 def test_every_method_is_in_the_readme() -> None:
     missing = [id for id in methods() if f"| `{id}` |" not in README]
     assert missing == [], "run: python -m benchmarks.readme"
@@ -53,6 +66,32 @@ def test_every_command_is_in_the_readme(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(settings()))
 def test_every_setting_is_in_the_readme(name: str) -> None:
     assert f"| `{name}` |" in README
+
+
+def test_the_reference_is_up_to_date() -> None:
+    assert reference.PAGE.read_text(encoding="utf-8") == reference.page(), "run: python -m benchmarks.readme"
+
+
+@pytest.mark.parametrize(("name", "line"), [pytest.param(*entry, id=entry[0]) for entry in reference.lines()])
+def test_everything_that_has_a_name_has_its_line(name: str, line: str) -> None:
+    assert len(line.split()) >= 2, f"{name} has no docstring, help or description"
+
+
+@pytest.mark.parametrize("kind", ["events", "pictures", "methods", "commands", "tables", "settings"])
+def test_the_reference_leaves_nothing_out(kind: str) -> None:
+    """Counted without the page's own lists."""
+    named = {
+        "events": [event.__name__ for event in events.Event.__subclasses__()],
+        "pictures": list(pictures()),
+        "methods": list(methods()),
+        "commands": commands(),
+        "tables": tables(),
+        "settings": sorted(settings()),
+    }[kind]
+    assert named
+    page = reference.PAGE.read_text(encoding="utf-8")
+    marks = {"pictures": "| `{}` |", "methods": "(`{}`)", "settings": "| `{}` |"}
+    assert [name for name in named if marks.get(kind, "### {}\n").format(name) not in page] == []
 
 
 def test_every_file_that_the_readme_shows_is_there() -> None:

@@ -47,7 +47,7 @@
   function mount(kind, parent, more = {}, server = {}, heard = () => {}) {
     const watchers = [];
     const element = P.make("div", { class: `block live-${kind}` });
-    const props = { ...more, value: "" };
+    const props = { value: "", ...more };
     parent.append(element);
     P.kinds[kind](element, { props, server, trigger: heard, watch: (_, then) => watchers.push(then) });
     return (value) => {
@@ -60,9 +60,10 @@
     const stage = document.getElementById("stage");
     const numbers = mount("numbers", stage);
     const stream = mount("tokens", stage);
-    const scrubber = mount("scrubber", stage, {}, {}, (name, said) => name === "step" && show(said.step));
+    const scrubber = mount("scrubber", stage, {}, {}, (name, said) => name === "step" && setTimeout(() => show(said.step))); // the scrubber expects an answer that takes its time
     const grid = P.make("div", { class: "pictures" });
     stage.append(grid);
+    mount("glossary", stage, { value: JSON.stringify(read("glossary")) });
     let now = 0;
     const server = {
       see: async () => {},
@@ -84,6 +85,7 @@
       }
       scrubber(JSON.stringify(view.scrubber));
     }
+    header.insertBefore(P.projectorButton(), button);
     show(deltas.length);
   }
 
@@ -97,6 +99,7 @@
   }
 
   P.frozen = true;
+  P.state.go = () => {};
   const ready = () => (P.ready ? start() : setTimeout(ready, 10));
   ready();
 })();

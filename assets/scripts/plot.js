@@ -69,6 +69,7 @@
       const { data, layout } = figure();
       canvas.style.minWidth = shown.min_width ? `${shown.min_width}px` : "";
       canvas.style.height = layout.height ? `${layout.height}px` : "";
+      canvas.style.setProperty("--tall", canvas.style.height || "0px");
       drawing = P.loadPlotly(props.plotly).then((Plotly) => Plotly.react(canvas, data, layout, { responsive: false, displayModeBar: false, scrollZoom: false, doubleClick: "reset" }));
       drawing.then(() => (canvas.dataset.updates = Number(canvas.dataset.updates ?? 0) + 1));
       drawing.then(clickable).then(mark);

@@ -164,7 +164,7 @@
     }
 
     function field(setting) {
-      const id = `set-${setting.name}`;
+      const id = `${state.prefix ?? "set"}-${setting.name}`;
       const value = state.values[setting.name];
       const label = make("label", { for: id, text: P.say(setting.label), title: P.say(setting.help) });
       const help = make("small", { class: "help", id: `${id}-help`, text: P.say(setting.help) });

@@ -36,7 +36,7 @@
       field.addEventListener("focus", () => field.select());
       const picture = make("div", { class: "qr", hidden: true });
       const hide = () => ((picture.hidden = true), qrButton?.setAttribute("aria-expanded", "false"));
-      const qrButton = qr && make("button", { type: "button", class: "quiet", text: P.say("share.qr"), "aria-label": `${P.say("share.qr")}: ${what}`, "aria-expanded": "false", onclick: () => (picture.hidden ? show() : hide()) });
+      const qrButton = !qr ? null : make("button", { type: "button", class: "quiet", text: P.say("share.qr"), "aria-label": `${P.say("share.qr")}: ${what}`, "aria-expanded": "false", onclick: () => (picture.hidden ? show() : hide()) });
       const copyButton = make("button", { type: "button", class: "solid", text: P.say("share.copy"), "aria-label": `${P.say("share.copy")}: ${what}`, onclick: () => copy(field, what) });
 
       async function show() {

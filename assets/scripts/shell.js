@@ -64,7 +64,7 @@
       clearTimeout(next);
       let wait = 4000;
       try {
-        const status = await server.status({});
+        const status = await server.status({ page: P.page });
         model.replaceChildren(make("span", { text: P.say(status.model) }));
         if (status.fraction !== null) {
           wait = 500;

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engines.events import Event
-from engines.method import NoParams, method
+from engines.method import Need, NoParams, method
 from engines.runner import Run
 
 
@@ -21,6 +21,7 @@ from engines.runner import Run
     title="Greedy",
     family="baselines",
     lossless=True,
+    needs=Need.NOTHING,
     idea="Always take the most probable next token. Deterministic, simple, and prone to repeating itself.",
     look_at="The confidence picture: where the top token is barely ahead, another path was close.",
     shines=("fact-photosynthesis",),

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engines.events import Event
-from engines.method import Paper, method
+from engines.method import Need, Paper, method
 from engines.runner import Run
 from engines.sampling import Sampler, Sampling
 
@@ -28,6 +28,7 @@ from engines.sampling import Sampler, Sampling
     family="baselines",
     idea="Draw every token by chance from the model's probabilities, after temperature and filters have reshaped them.",
     look_at="The filters picture: what each one removed. Switch them on one at a time and watch the tail go.",
+    needs=Need.NOTHING,
     paper=Paper("The Curious Case of Neural Text Degeneration", "Holtzman et al.", 2020, "1904.09751"),
     params=Sampling,
     shines=("poem-sea", "story-robot"),

@@ -91,10 +91,12 @@ def catalogue() -> dict[str, ModelCard]:
 
 
 def find(name: str) -> ModelCard:
-    """The card of a model of the short list, or a plain one for any other `organisation/name` of the hub.
+    """The card of a model of the short list, or a plain one for any other `organisation/name` of the hub, or a server.
 
     Raises `ModelUnavailable`, with the nearest names, for anything that cannot be the name of a model.
     """
+    if name.startswith(("http://", "https://")):
+        return ModelCard(name, name, "", precision="remote", note="A server that speaks OpenAI's API.")
     known = catalogue()
     if name in known:
         return known[name]

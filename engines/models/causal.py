@@ -79,7 +79,7 @@ class CausalModel:
     @property
     def has(self) -> Need:
         """What a method may ask of this model."""
-        return self._forward.has
+        return self._forward.has | Need.LOGITS
 
     @property
     def lean(self) -> bool:

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from engines.errors import DecodingError, ModelUnavailable
-from engines.models import catalogue, hub, quantisation
+from engines.models import catalogue, hub, quantisation, remote
 from engines.models.catalogue import DEFAULT, ModelCard
 from engines.models.causal import CausalModel
 from engines.models.conversion import Progress, cache_folder, convert, packaged_file, silent, weights_hash
@@ -38,16 +38,19 @@ def load(name: str = DEFAULT, *, precision: str = "", progress: Progress | None 
     """The model called `name`, loaded once per process and precision.
 
     Args:
-        name: an id of `catalogue()`, or `organisation/name` on the hub.
+        name: an id of `catalogue()`, `organisation/name` on the hub, or the address of a server (`remote`).
         precision: an id of `precisions()`; the model's own default when empty.
         progress: called with the fraction done and what is being done.
 
     Raises `ModelUnavailable` when the model cannot be had or the name cannot be one.
     """
     card = catalogue.find(name)
-    precision = precision or card.precision
+    precision = card.precision if remote.is_address(name) else precision or card.precision
     key = (card.id, precision)
     if key in _loaded:
+        return _loaded[key]
+    if remote.is_address(name):
+        _loaded[key] = remote.connect(name)
         return _loaded[key]
     quantisation.find(precision)
     with _turns[key]:

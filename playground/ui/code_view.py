@@ -32,9 +32,7 @@ def place_in_code(house: House, what: dict[str, Any]) -> dict[str, Any]:
         events = list(house.shelf.events(str(what.get("run", ""))))
     except DecodingError as error:
         return {"problem": str(error)}
-    found: dict[str, Any] = msgspec.to_builtins(
-        step_of(events, step if isinstance(step, int) else None, house.methods)
-    )
+    found: dict[str, Any] = msgspec.to_builtins(step_of(events, step if isinstance(step, int) else None, house.methods))
     return found
 
 

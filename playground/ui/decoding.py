@@ -1,14 +1,17 @@
-"""From a request to a run on the page: wait for the model, take turns, record, draw what is due, stop when told.
+"""From a request to a run on the page: wait for the model and a place, take turns, record, draw, stop when told.
 
 A run happens in the request's own generator: it takes one step at a time through the turnstile, is recorded while
-it passes, and is drawn when an update is due. Stop sets a flag that is looked at between two steps; a closed page
-closes the generator. Either way the work ends, and what there is of the run is kept.
+it passes, and is drawn when an update is due. Stop sets a flag that is looked at between two steps. Gradio closes the
+generator of a page that was closed, once it has yielded again; so whatever waits here says now and then how long. A
+page that is open but has stopped reading is waited for no longer than `behind.PATIENCE`. In each of these cases the
+work ends, and what there is of the run is kept.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +19,13 @@ import gradio as gr
 
 from engines.errors import BadParameter, DecodingError
 from engines.events import Event, Started, committed
+from playground.places import Place
 from playground.setup import Setup
-from playground.texts import Text
+from playground.texts import Text, text
+from playground.turnstile import Stopped
+from playground.ui.behind import Reader
 from playground.ui.drawing import Canvas
-from playground.ui.house import House
+from playground.ui.house import House, owner_or_nobody, share_text
 from playground.ui.rail import message
 
 
@@ -36,39 +42,71 @@ class Request:
     parent: tuple[str, int] | None = None
 
 
-def decode(house: House, request: Request) -> Iterator[list[Any]]:
+def decode(house: House, request: Request, reader: Reader) -> Iterator[list[Any]]:
     """One run from request to last event, as updates of the page's outputs."""
-    flag = house.stopper(request.page)
+    owner = owner_or_nobody(request.owner)
+    flag = house.stopper(request.page, owner)
+    events: list[Event] = []
+    canvas: Canvas | None = None
+    told = message()
     try:
-        for fraction, doing in house.resident.wait():
-            yield say(house, f"Waiting for the model: {doing}", fraction=fraction)
+        with house.places.take(owner) as place:
+            for told in waiting(house, place, flag):
+                yield [told, *[gr.skip()] * (3 + len(house.panels))]
+            yield say(house, "")
             if flag.is_set():
-                yield say(house, "")
                 return
-        yield say(house, "")
-        setup = Setup(
-            method=request.method, prompt=request.prompt, prefix=request.prefix, **arguments(request.settings)
-        )
-        recording = house.record(setup, owner=request.owner, parent=request.parent)
-        with closing(recording):
-            events: list[Event] = []
-            canvas: Canvas | None = None
-            for event in recording:
-                events.append(event)
-                if canvas is None:
-                    run = house.shelf.put(events, recording.run_id or "")
-                    canvas = Canvas(house.pictures, house.methods, run)
-                if canvas.due:
-                    yield [gr.skip(), *canvas.live(events, house.seen(request.page)).outputs(house.panels)]
-                if flag.is_set():
-                    break
-        assert canvas is not None
+            setup = Setup(
+                method=request.method, prompt=request.prompt, prefix=request.prefix, **arguments(request.settings)
+            )
+            recording = house.record(setup, owner=owner, parent=request.parent, stop=flag)
+            with closing(recording), suppress(Stopped):
+                for event in recording:
+                    events.append(event)
+                    if canvas is None:
+                        run = house.shelf.put(events, recording.run_id or "")
+                        canvas = Canvas(house.pictures, house.methods, run)
+                    if flag.is_set():
+                        break
+                    if canvas.due and reader.ready:
+                        told = message(others(house, owner))
+                        yield [told, *canvas.live(events, house.seen(request.page)).outputs(house.panels)]
+                    elif reader.gone:
+                        flag.set()
+                        told = message(text("limits.behind"))
+        if canvas is None:
+            return
+        gone = house.made_room(owner)
+        if gone:
+            told = message(text("limits.made-room-one" if gone == 1 else "limits.made-room", n=gone))
+        elif not reader.gone:
+            told = message()
         kept = house.store.problem is None
-        yield [message(), *canvas.at(events, keep=kept).outputs(house.panels)]
+        yield [told, *canvas.at(events, keep=kept).outputs(house.panels)]
     except DecodingError as error:
         yield say(house, str(error), tone="problem")
     finally:
         house.forget(request.page, flag)
+
+
+def waiting(house: House, place: Place, stop: threading.Event) -> Iterator[str]:
+    """What the page says while the model is on its way, and then while others are before it."""
+    for fraction, doing in house.resident.wait():
+        if stop.is_set():
+            return
+        yield message(text("play.waiting-model", doing=doing), fraction=fraction)
+    for ahead in place.wait(stop):
+        many = {0: "limits.next", 1: "limits.line-one"}.get(ahead, "limits.line")
+        yield message(text(many, n=ahead))
+
+
+def others(house: House, owner: str) -> str | Text:
+    """How many others decode, and what is left for this one; empty when nobody does."""
+    many = house.turnstile.owners - 1
+    if many < 1:
+        return ""
+    share = share_text(house.turnstile.share(owner))
+    return text("limits.other" if many == 1 else "limits.others", n=many, share=share)
 
 
 def arguments(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -13,15 +14,21 @@ import engines
 from engines.errors import DecodingError, ModelUnavailable
 from engines.method import Method
 from playground import zerogpu
+from playground.admission import Admission
+from playground.keeping import make_room
+from playground.limits import Limits
+from playground.places import Places
 from playground.recording import Recording
 from playground.setup import Setup
-from playground.store import Store
+from playground.store import Store, is_owner
+from playground.texts import Text, text
 from playground.turnstile import Turnstile, turnstile_for
 from playground.ui.drawing import STREAM
 from playground.ui.live import plot_value
 from playground.ui.rail import Prompt, load_prompts
 from playground.ui.resident import Resident
 from playground.ui.shelf import Shelf, steps
+from playground.visitors import Visitors, cache_bytes
 from visuals.picture import Picture, pictures
 
 KEPT = "Every run is kept on this server, and listed for you alone."
@@ -32,10 +39,15 @@ MOST_PAGES = 1000
 class House:
     """One per server."""
 
-    def __init__(self, store: Store | None = None) -> None:
+    def __init__(self, store: Store | None = None, limits: Limits | None = None) -> None:
         self.store = store or Store.open()
-        self.shelf = Shelf(self.store)
+        self.limits = limits or Limits.from_environment()
+        self.shelf = Shelf(self.store, megabytes=self.limits.shelf_megabytes)
         self.resident = Resident()
+        self.visitors = Visitors(self.limits)
+        self.places = Places(self.limits.people_at_once, self.limits.line)
+        self._made_room: OrderedDict[str, int] = OrderedDict()
+        self._askers: dict[str, str] = {}
         self._seen: OrderedDict[str, frozenset[str]] = OrderedDict()
         self._stops: dict[str, threading.Event] = {}
 
@@ -65,35 +77,77 @@ class House:
         return turnstile_for(str(self.resident.model.device) if self.resident.model else "cpu")
 
     def record(
-        self, setup: Setup, *, owner: str, parent: tuple[str, int] | None = None, name: str | None = None
+        self,
+        setup: Setup,
+        *,
+        owner: str,
+        parent: tuple[str, int] | None = None,
+        name: str | None = None,
+        stop: threading.Event | None = None,
     ) -> Recording:
         """A run of `setup` on the model in use: it takes its turns and is recorded as it is read. Close it to stop it.
 
-        The model must be there. Raises `DecodingError` when the request cannot be met.
+        The model must be there. Raises `DecodingError` when the request cannot be met, or is more than this server
+        gives to one person. Its first event may be long in coming when many decode: see `places`. `stop` ends the run
+        and the waiting, by raising `Stopped`.
         """
         model = self.resident.model
         if model is None:
             raise ModelUnavailable(self.resident.problem or "No model is loaded. Choose one on the Models page.")
-        if zerogpu.lends():  # where every run has a GPU of its own
-            events = zerogpu.events(setup, model)
-        else:
-            events = self.turnstile.take_turns(setup.begin(model))
-        return self.store.recording(events, owner=owner, parent=parent, name=name)
+        owner, setup = owner_or_nobody(owner), self.limits.fitted(setup)
+        # Where GPUs are lent, every run has one of its own.
+        lent = zerogpu.lends()
+        events = zerogpu.events(setup, model) if lent else setup.begin(model)
+        visit = self.visitors.begin(owner, cache_bytes(model, setup), self.limits.cache_bytes(str(model.device)))
+        try:
+            self._make_room(owner)
+            place = self.places.take(owner)
+        except DecodingError:
+            visit.end()
+            raise
+        if not lent:
+            events = self.turnstile.take_turns(events, owner, stop)
+        return self.store.recording(Admission(events, place, visit, stop), owner=owner, parent=parent, name=name)
+
+    def made_room(self, owner: str) -> int:
+        """Runs of `owner` that were deleted to make room for newer ones since this was asked last."""
+        return self._made_room.pop(owner, 0)
+
+    def _make_room(self, owner: str) -> None:
+        gone = make_room(self.store, self.limits, owner)
+        for id in gone:
+            self.shelf.forget(id)
+        if gone:
+            self._made_room[owner] = self._made_room.get(owner, 0) + len(gone)
+            while len(self._made_room) > MOST_PAGES:
+                self._made_room.popitem(last=False)
 
     # What the browser asks for beside Gradio's events. Each takes one dict.
 
-    def status(self, _: dict[str, Any]) -> dict[str, Any]:
-        """What is loaded and who is running, for the top of the page."""
-        model, cores, running = self.resident.model, os.cpu_count() or 1, self.turnstile.running
-        people = f"{running} {'run' if running == 1 else 'runs'} in progress" if running else "nobody running"
+    def status(self, what: dict[str, Any]) -> dict[str, Any]:
+        """What is loaded, who is running, and where this page stands, for the top of the page."""
+        model = self.resident.model
         return {
             "model": self.resident.chip(),
             "fraction": self.resident.fraction,
             "problem": self.resident.problem,
-            "people": f"{cores} {'core' if cores == 1 else 'cores'}, {people}",
+            "people": self._people(str(what.get("page", ""))),
             "loaded": f"{model.name} {model.precision}" if model else "",
             "kept": self.store.problem or KEPT,
         }
+
+    def _people(self, page: str) -> Text:
+        cores, running = os.cpu_count() or 1, self.turnstile.running
+        said = text("limits.core" if cores == 1 else "limits.cores", n=cores)
+        owner = self._askers.get(page)
+        if owner is not None and (ahead := self.places.ahead(owner)) is not None:
+            return text("limits.chip-line", place=ahead + 1, n=running)
+        if not running:
+            return text("limits.chip-nobody", cores=said)
+        chip = text("limits.chip-one" if running == 1 else "limits.chip-many", cores=said, n=running)
+        if owner is None or running == 1:
+            return chip
+        return text("limits.chip-share", runs=chip, share=share_text(self.turnstile.share(owner)))
 
     def see(self, what: dict[str, Any]) -> None:
         """Remembers which pictures a page shows at the moment."""
@@ -147,9 +201,15 @@ class House:
 
     # Stop: a flag that the run looks at between two steps.
 
-    def stopper(self, page: str) -> threading.Event:
-        """The flag that ends the run of a page. A new run gets a new one, and ends the page's run before it."""
+    def stopper(self, page: str, owner: str | None = None) -> threading.Event:
+        """The flag that ends the run of a page. A new run gets a new one, and ends the page's run before it.
+
+        With the run's `owner` the page can be told its place in line and its share.
+        """
         self.stop(page)
+        self._askers.pop(page, None)
+        if owner is not None:
+            self._askers[page] = owner
         self._stops[page] = flag = threading.Event()
         return flag
 
@@ -162,10 +222,22 @@ class House:
         """The run of a page that `flag` would have ended is over."""
         if self._stops.get(page) is flag:
             del self._stops[page]
+            self._askers.pop(page, None)
 
     def busy(self, page: str) -> bool:
         """Whether a page has a run in progress."""
         return page in self._stops
+
+
+def owner_or_nobody(token: str) -> str:
+    """The owner. A browser that forged one, or has none yet, is a new one: its run is listed by nobody."""
+    return token if is_owner(token) else secrets.token_urlsafe(24)
+
+
+def share_text(share: float) -> Text:
+    """A part of the machine in words."""
+    named = {2: "limits.half", 3: "limits.third", 4: "limits.quarter"}.get(round(1 / share))
+    return text(named) if named else text("limits.percent", n=max(1, round(100 * share)))
 
 
 def _picked(picture: Picture, what: dict[str, Any]) -> dict[str, int]:

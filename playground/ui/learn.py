@@ -103,7 +103,7 @@ def build(house: House, playing: Play, page: gr.Textbox) -> None:
     def reopen(event: gr.EventData) -> list[Any]:
         return reopened(house, str(event._data["run"]))
 
-    decoding: dict[str, Any] = DRAWING | {"concurrency_limit": 16, "concurrency_id": "decode"}
+    decoding: dict[str, Any] = DRAWING | {"concurrency_limit": None, "concurrency_id": "decode"}
     view.show(show, None, outputs, trigger_mode="always_last", concurrency_limit=4, **DRAWING)
     view.run(run, [playing.owner, page], outputs, **decoding)
     view.halt(house.stop, page, None, queue=False, **PRIVATE)

@@ -14,7 +14,9 @@ from engines.errors import DecodingError
 from engines.events import Event, Started
 from engines.method import Method
 from playground.setup import Setup
+from playground.store import is_owner
 from playground.ui import proof, rail, share
+from playground.ui.behind import Reader
 from playground.ui.code_view import CodeView
 from playground.ui.decoding import Request, branched, decode, say
 from playground.ui.drawing import Canvas
@@ -86,18 +88,22 @@ def build(house: House, page: gr.Textbox) -> Play:
                 ]
     outputs = [told, numbers, stream, scrubber, *plots]
 
-    def start(method: str, prompt: str, controls: str, owner: str, page: str) -> Iterator[list[Any]]:
+    def start(
+        method: str, prompt: str, controls: str, owner: str, page: str, reader: gr.Request
+    ) -> Iterator[list[Any]]:
         settings = json.loads(controls)["values"]
-        yield from decode(house, Request(selected(method), prompt, settings, owner, page))
+        yield from decode(house, Request(selected(method), prompt, settings, owner, page), Reader(reader))
 
-    def branch(method: str, controls: str, owner: str, page: str, event: gr.EventData) -> Iterator[list[Any]]:
+    def branch(
+        method: str, controls: str, owner: str, page: str, event: gr.EventData, reader: gr.Request
+    ) -> Iterator[list[Any]]:
         told = event._data
         try:
             request = branched(house, told, selected(method), json.loads(controls)["values"], owner, page)
         except DecodingError as error:
             yield say(house, str(error), tone="problem")
             return
-        yield from decode(house, request)
+        yield from decode(house, request, Reader(reader))
 
     def step(event: gr.EventData) -> list[Any]:
         return show(house, str(event._data["run"]), int(event._data["step"]))
@@ -107,12 +113,12 @@ def build(house: House, page: gr.Textbox) -> Play:
         start,
         [method, prompt, controls, owner, page],
         outputs,
-        concurrency_limit=16,
+        concurrency_limit=None,
         concurrency_id="decode",
         **DRAWING,
     )
     stream.branch(
-        branch, [method, controls, owner, page], outputs, concurrency_limit=16, concurrency_id="decode", **DRAWING
+        branch, [method, controls, owner, page], outputs, concurrency_limit=None, concurrency_id="decode", **DRAWING
     )
     stop.click(house.stop, page, None, queue=False, **PRIVATE)
     scrubber.step(step, None, outputs, trigger_mode="multiple", concurrency_limit=4, **DRAWING)
@@ -163,7 +169,7 @@ def opened(house: House, owner: str, request: gr.Request) -> list[Any]:
     run = query.get("run", "")
     update = reopened(house, run) if run else [gr.skip()] * 5 + say(house, "")
     asked, notice = share.opened_by(house, query)
-    return [owner or secrets.token_urlsafe(24), notice, *(asked or update[:5]), *update[5:]]
+    return [owner if is_owner(owner) else secrets.token_urlsafe(24), notice, *(asked or update[:5]), *update[5:]]
 
 
 def first_method(house: House) -> Method:

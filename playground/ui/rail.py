@@ -16,6 +16,7 @@ from playground.ui.live import ASSETS, Live, encode
 FRONT_SETTINGS = 3
 """Settings shown before "more…"."""
 
+
 class Prompt(msgspec.Struct, frozen=True):
     """An example prompt of `assets/prompts.json`."""
 
@@ -93,10 +94,7 @@ def method_picker(methods: Mapping[str, Method], chosen: str, has: Need | None =
             "keep": keep,
             "label": text("play.method"),
             "selected": chosen,
-            "groups": [
-                {"title": family_title(family), "options": options}
-                for family, options in groups.items()
-            ],
+            "groups": [{"title": family_title(family), "options": options} for family, options in groups.items()],
         }
     )
 
@@ -169,15 +167,35 @@ RUN_SETTINGS: tuple[dict[str, Any], ...] = (
 def controls(method: Method, values: Mapping[str, Any] | None = None) -> str:
     """The value of a `Controls` for `method`; `values` keeps what was chosen before where it still applies."""
     own = [_control(setting, more=place >= FRONT_SETTINGS) for place, setting in enumerate(method.settings())]
-    shared = [
-        {"label": text(f"settings.{one['name']}.label"), "help": text(f"settings.{one['name']}.help"), **one}
-        for one in RUN_SETTINGS
-    ]
-    settings = [*own, *shared]
+    return controls_of([*own, *map(_shared, RUN_SETTINGS)], values, method=method.id)
+
+
+def own_controls(method: Method, values: Mapping[str, Any] | None = None, *, prefix: str) -> str:
+    """As `controls`, with the method's own settings only, all behind "more…"; `prefix` begins the fields' ids."""
+    own = [_control(setting, more=True) for setting in method.settings()]
+    return controls_of(own, values, method=method.id, prefix=prefix)
+
+
+def run_controls(settings: Iterable[dict[str, Any]], values: Mapping[str, Any] | None = None, *, prefix: str) -> str:
+    """As `controls`, with these of what every run can be told, and nothing of a method."""
+    return controls_of(list(map(_shared, settings)), values, prefix=prefix)
+
+
+def _shared(setting: dict[str, Any]) -> dict[str, Any]:
+    name = setting["name"]
+    words = {} if "label" in setting else {part: text(f"settings.{name}.{part}") for part in ("label", "help")}
+    return words | setting
+
+
+def controls_of(
+    settings: list[dict[str, Any]], values: Mapping[str, Any] | None, *, method: str = "", prefix: str = "set"
+) -> str:
+    """The value of a `Controls` with these settings; the rest of `values` is left out."""
     kept = dict(values or {})
     return encode(
         {
-            "method": method.id,
+            "method": method,
+            "prefix": prefix,
             "settings": [{"low": None, "high": None, **setting} for setting in settings],
             "values": {setting["name"]: kept.get(setting["name"], setting["default"]) for setting in settings},
         }

@@ -59,7 +59,7 @@ def connect(house: House, panel: RunPanel, sessions: Live, play: Play, page: Any
         [play.owner, page],
         panel,
         trigger_mode="multiple",
-        concurrency_limit=16,
+        concurrency_limit=None,
         concurrency_id="decode",
         **PRIVATE,
     )

@@ -161,7 +161,8 @@ def opened_by(house: House, query: Mapping[str, str]) -> tuple[list[Any] | None,
     if strange:
         notes.append(text("share.unknown-settings", names=", ".join(strange)))
     here = _loaded(house)
-    other = bool(setup.model) and here != (setup.model, setup.precision or here[1])
+    pairs = zip((setup.model, setup.precision), here, strict=True)
+    other = any(made and now and made != now for made, now in pairs)
     if other:
         made = " ".join(filter(None, [setup.model, setup.precision]))
         notes.append(text("share.other-model", made=made, here=" ".join(filter(None, here))))

@@ -17,8 +17,8 @@ from engines.events import Beams, Commit, Event, Forward, from_json
 from playground.store import Store
 from playground.ui.live import ASSETS
 
-IN_MEMORY = 64
-"""Runs kept in memory; the oldest goes first."""
+EVENT_BYTES = 2000
+"""About what an event takes in memory, measured; tokens are shared by all events that mention them."""
 RECORDED = ASSETS / "recorded"
 RECORDED_RUN = "recorded-"
 """What the ids of shipped runs begin with."""
@@ -27,9 +27,11 @@ RECORDED_RUN = "recorded-"
 class Shelf:
     """Events by run id."""
 
-    def __init__(self, store: Store, recorded: Path = RECORDED) -> None:
+    def __init__(self, store: Store, recorded: Path = RECORDED, *, megabytes: int = 256) -> None:
         self.store = store
         self._recorded = recorded
+        self._most_events = max(1, megabytes * 10**6 // EVENT_BYTES)
+        """In memory at once; beyond it the run that was not asked for for the longest time goes first."""
         self._runs: OrderedDict[str, Sequence[Event]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -39,7 +41,8 @@ class Shelf:
         with self._lock:
             self._runs[id] = events
             self._runs.move_to_end(id)
-            while len(self._runs) > IN_MEMORY:
+            # Runs under way have grown since they were put here.
+            while len(self._runs) > 1 and sum(map(len, self._runs.values())) > self._most_events:
                 self._runs.popitem(last=False)
         return id
 

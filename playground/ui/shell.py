@@ -7,14 +7,15 @@ from typing import Any
 import gradio as gr
 
 from playground import api
+from playground.calm import calm_events
 from playground.server import KEEP_UPLOADS
-from playground.ui import learn, models, play, rail, sessions
+from playground.ui import compare, learn, models, play, rail, sessions
 from playground.ui.house import House
 from playground.ui.live import ASSETS, Live, Server, encode, serve_assets, spoken
 from playground.ui.play import PRIVATE
 from playground.ui.theme import stylesheet, theme
 
-PAGES = ("play", "sessions", "learn", "models")
+PAGES = ("play", "compare", "sessions", "learn", "models")
 """Ids of the pages, in the order of the header; `<id>.page` in `assets/texts` is a page's name."""
 
 
@@ -42,6 +43,7 @@ def build(house: House) -> gr.Blocks:
         header = Header(house.status)
         page = PageId()
         playing = play.build(house, page)
+        compare.build(house, playing, page, header)
         sessions.build(house, playing, page)
         learn.build(house, playing, page)
         precision, costs = models.build(house)
@@ -58,6 +60,7 @@ def build(house: House) -> gr.Blocks:
         header.loaded(model_changed, method, [method, precision, costs], queue=False, **PRIVATE)
         shown = [playing.owner, playing.notice, *playing.rail, *playing.outputs]
         app.load(opened, playing.owner, shown, queue=False, **PRIVATE)
+    calm_events(app)
     return app
 
 
@@ -75,4 +78,6 @@ def launch_options() -> dict[str, Any]:
         "i18n": spoken(),
         "favicon_path": str(ASSETS / "favicon.svg"),
         "show_error": False,
+        # One for everybody who decodes or stands in line, and some for those who look around.
+        "max_threads": 160,
     }

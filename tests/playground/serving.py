@@ -73,13 +73,17 @@ class Served:
         joined = self.post("gradio_api/queue/join", body)
         if joined.status_code != 200:
             return False, joined.text
-        with httpx.stream("GET", f"{self.address}gradio_api/queue/data?session_hash={session}", timeout=90) as answer:
-            for line in answer.iter_lines():
-                if line.startswith("data: "):
-                    message = json.loads(line.removeprefix("data: "))
-                    if message["msg"] == "process_completed":
-                        return message["success"], message["output"]
-        return False, "the stream ended"
+        told = f"{self.address}gradio_api/queue/data?session_hash={session}"
+        try:
+            with httpx.stream("GET", told, timeout=90) as answer:
+                for line in answer.iter_lines():
+                    if line.startswith("data: "):
+                        message = json.loads(line.removeprefix("data: "))
+                        if message["msg"] == "process_completed":
+                            return message["success"], message["output"]
+        except httpx.RemoteProtocolError:
+            return False, "the answer broke off"
+        return False, "the answer ended"
 
 
 @contextmanager

@@ -120,9 +120,7 @@ def test_ones_own_runs_can_be_asked_about_in_sql(served: Served) -> None:
     assert answer == {"columns": ["n", "min(method)"], "rows": [["1", "greedy"]], "full": True}
 
 
-@pytest.mark.parametrize(
-    "sql", ["DELETE FROM runs", "SELECT owner FROM runs", "SELECT 1; DROP TABLE runs"]
-)
+@pytest.mark.parametrize("sql", ["DELETE FROM runs", "SELECT owner FROM runs", "SELECT 1; DROP TABLE runs"])
 def test_other_sql_is_refused(served: Served, sql: str) -> None:
     assert "SQLite says" in refusal(served.call("query_runs", "o" * 32, "", sql, 10, ""))
 
@@ -143,16 +141,17 @@ def test_a_browsers_owner_is_not_a_clients(served: Served) -> None:
 
 
 def test_methods_are_compared_against_the_first(served: Served) -> None:
-    contenders = ["greedy", {"method": "prompt-lookup", "params": {}}, {"method": "sampling", "params": {"top_k": 2}}]
-    kind, (answer,) = served.call("compare", "Count: 1 2 3 1 2 3", contenders, 0, 8, 2, "")
+    sides = ["greedy", {"method": "prompt-lookup", "params": {}}, {"method": "sampling", "params": {"top_k": 2}}]
+    kind, (answer,) = served.call("compare", "Count: 1 2 3 1 2 3", sides, 0, 8, 2, "")
     assert kind == "complete"
-    greedy, lookup, sampling = answer["contenders"]
-    assert greedy["speed_up"]["median"] == 1.0
+    greedy, lookup, sampling = answer["contestants"]
+    assert greedy["relation"] == "baseline"
+    assert greedy["speed_up"] is None
     assert len(lookup["runs"]) == len(set(lookup["runs"])) == 2
-    assert lookup["first_difference"] is None
-    assert lookup["text"] == greedy["text"]
+    assert lookup["relation"] == "same"
+    assert lookup["text"] == greedy["text"] != ""
     assert sampling["params"]["top_k"] == 2
-    assert lookup["speed_up"]["low"] <= lookup["speed_up"]["median"] <= lookup["speed_up"]["high"]
+    assert lookup["speed_up"]["minimum"] <= lookup["speed_up"]["median"] <= lookup["speed_up"]["maximum"]
 
 
 def test_methods_say_what_they_take(served: Served) -> None:

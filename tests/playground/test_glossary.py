@@ -11,9 +11,10 @@ import pytest
 from playground.glossary import load
 
 # What a newcomer meets on the Play page and in the lessons.
-EXPECTED = """token, logit, temperature, top-p, nucleus, top-k, entropy, draft, verify, acceptance rate, bonus, correction, residual,
-KV cache, forward pass, target pass, lossless, float tie, beam, beam search, prompt lookup, n-gram, perplexity,
-quantisation, greedy, sampling, seed, softmax, distribution, vocabulary, speculative decoding"""
+EXPECTED = """token, logit, temperature, top-p, nucleus, top-k, entropy, draft, verify, acceptance rate, bonus,
+correction, residual, KV cache, forward pass, target pass, lossless, float tie, beam, beam search,
+prompt lookup, n-gram, perplexity, quantisation, greedy, sampling, seed, softmax, distribution,
+vocabulary, speculative decoding"""
 
 
 def test_the_words_of_the_field_are_there() -> None:

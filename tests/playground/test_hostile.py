@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from playground.calm import BROKE
+from playground.store import is_owner
 from tests.playground.serving import Served
 
 MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script>"
@@ -211,3 +213,68 @@ def test_malformed_bodies(served: Served, path: str, body: bytes) -> None:
     assert "Traceback" not in answer.text
     assert "site-packages" not in answer.text
     assert "root:" not in answer.text
+
+
+CRAFTED = [
+    None,
+    {},
+    [],
+    "x",
+    {"run": ["a"], "step": "y", "position": {}, "token": [], "id": ["x"], "page": 5},
+    {"run": "\ud800", "step": 10**30, "position": -1, "token": 10**12, "id": "\ud800", "page": "\ud800"},
+    {"run": "recorded-token-recycling", "step": None, "position": 10**9, "token": -1, "id": MARKUP, "page": MARKUP},
+]
+
+
+def page_events(served: Served) -> list[dict[str, Any]]:
+    """The events of the page, but for the one that measures for a quarter of a minute."""
+    events = served.get("config").json()["dependencies"]
+    return [one for one in events if one["api_visibility"] == "private" and one["api_name"] != "weigh"]
+
+
+@pytest.mark.parametrize("given", [None, "\ud800", 5, [], {}, '{"selected": ["a"], "values": 5}'], ids=repr)
+def test_forged_events_of_the_page(served: Served, given: Any) -> None:
+    events = page_events(served)
+    assert len(events) > 10
+    for event in events:
+        for crafted in CRAFTED if given is None else CRAFTED[-1:]:
+            success, output = served.press(event["id"], *[given] * len(event["inputs"]), event_data=crafted)
+            assert success or isinstance(output, dict), (event["api_name"], given, crafted, output)
+            said = json.dumps(output)
+            assert "Traceback" not in said
+            assert "site-packages" not in said
+
+
+def test_a_forged_event_is_told_that_it_broke(served: Served) -> None:
+    (step,) = [event["id"] for event in page_events(served) if event["api_name"] == "step"]
+    success, output = served.press(step, event_data={"step": 1})
+    assert not success
+    assert output["error"] == BROKE
+    assert "step broke\nTraceback" in served.log
+
+
+def test_a_forged_owner_owns_nothing(served: Served) -> None:
+    """A browser that calls itself `command line`, or nothing, does not add to anybody's list."""
+    (start,) = [event for event in page_events(served) if event["api_name"] == "start"]
+    controls = json.dumps({"values": {"max_new_tokens": 1}})
+    for owner in ("command line", "", "x", "' OR ''='"):
+        given = [json.dumps({"selected": "greedy"}), "forged", controls, owner, secrets.token_hex(8)]
+        assert len(start["inputs"]) == len(given)
+        assert served.press(start["id"], *given)[0]
+    with sqlite3.connect(served.folder / "runs.sqlite") as database:
+        owners = {owner for (owner,) in database.execute("SELECT owner FROM runs WHERE prompt = 'forged'")}
+    assert len(owners) == 4
+    assert all(is_owner(owner) for owner in owners)
+
+
+def test_forged_calls_of_the_components(served: Served) -> None:
+    blocks = served.get("config").json()["components"]
+    some = [block["id"] for block in blocks if "table" in str(block["props"].get("server_fns"))][:1]
+    assert some
+    for component in (*some, 10**9, "x", None):
+        for name in ("table", "narrate", "__init__", "postprocess", "__class__", ""):
+            for data in ({}, None, [], {"run": "\ud800", "picture": MARKUP}, {"run": "../x", "picture": "draft-tree"}):
+                body = {"session_hash": "x", "component_id": component, "fn_name": name, "data": data}
+                answer = served.post("gradio_api/component_server", body)
+                assert "Traceback" not in answer.text
+                assert "site-packages" not in answer.text

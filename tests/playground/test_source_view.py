@@ -64,14 +64,37 @@ def test_any_step_can_be_asked_for(run: list[Event], step: int | None) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["", "os", "playground.store", "../app", "/etc/passwd", "engines/../app", "engines.nothing", "engines.__init__", "__main__", "tests.conftest", "a" * 10_000],
-)  # fmt: skip
+    [
+        "",
+        "os",
+        "playground.store",
+        "../app",
+        "/etc/passwd",
+        "engines/../app",
+        "engines.nothing",
+        "engines.__init__",
+        "__main__",
+        "tests.conftest",
+        "a" * 10_000,
+    ],
+)
 def test_nothing_else_is_ever_read(module: str) -> None:
     with pytest.raises(NotShown):
         source(module)
 
 
-@pytest.mark.parametrize("at", ["os:1", "/etc/passwd:1", "engines.runner", "engines.runner:-1", "engines.runner:٣", ":", "engines.speculative.loop:99999999999"])  # fmt: skip
+@pytest.mark.parametrize(
+    "at",
+    [
+        "os:1",
+        "/etc/passwd:1",
+        "engines.runner",
+        "engines.runner:-1",
+        "engines.runner:٣",
+        ":",
+        "engines.speculative.loop:99999999999",
+    ],
+)
 def test_a_hostile_run_names_no_place(run: list[Event], at: str) -> None:
     last = run[-1]
     hostile = [run[0], Note(text="x", at=at), Commit(position=0, step=0, tokens=(), at=at), last]
@@ -93,7 +116,9 @@ def test_colours_change_no_character(file: Path) -> None:
 
 
 def test_code_has_its_colours() -> None:
-    spans = [span for line in coloured('@cache\ndef f(x):\n    """Says."""\n    return "a" + 1  # so\n') for span in line]
+    spans = [
+        span for line in coloured('@cache\ndef f(x):\n    """Says."""\n    return "a" + 1  # so\n') for span in line
+    ]
     kinds = {text: kind for kind, text in spans}
     assert kinds["@cache"] == "d"
     assert (kinds["f"], kinds["return"], kinds['"a"'], kinds["1"]) == ("f", "k", "s", "n")

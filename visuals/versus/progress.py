@@ -40,8 +40,8 @@ def narrate(lanes: Sequence[Lane]) -> str:
     if not ends:
         return NONE_YET
     said = [
-        f"{lane.letter}, {lane.title}: {end.tokens} tokens after {end.target} target passes, {end.passes} passes in all, "
-        f"{end.processed} tokens processed and {end.seconds:.2f} seconds."
+        f"{lane.letter}, {lane.title}: {end.tokens} tokens after {end.target} target passes, "
+        f"{end.passes} passes in all, {end.processed} tokens processed and {end.seconds:.2f} seconds."
         for lane, end in ends
     ]
     return " ".join(said)
@@ -63,7 +63,6 @@ def draw(lanes: Sequence[Lane], clock: str = "target") -> Drawing | None:
         legend=legend(1.02),
         xaxis=axis(name, rangemode="tozero", nticks=8),
         yaxis=axis("tokens written", rangemode="tozero", nticks=6),
-        uirevision=clock,
     )
 
 

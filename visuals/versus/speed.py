@@ -1,4 +1,4 @@
-"""Tokens per second of every contestant: the median as a bar, the range over the rounds as a whisker, each round a dot."""
+"""Tokens per second of every contestant: the median is a bar, each round a dot, their range a whisker."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from engines.events import Totals
 from visuals.canvas import NORMAL, axis, drawing, text_font
 from visuals.palette import LIGHT
 from visuals.picture import Drawing, Picture, Row
@@ -117,11 +116,11 @@ def draw(lanes: Sequence[Lane]) -> Drawing | None:
 
 
 def _measured(lanes: Sequence[Lane]) -> list[tuple[Lane, list[float]]]:
-    return [(lane, speeds) for lane in lanes if (speeds := [_speed(one) for one in lane.totals if one is not None])]
-
-
-def _speed(totals: Totals) -> float:
-    return totals.tokens_per_second
+    return [
+        (lane, speeds)
+        for lane in lanes
+        if (speeds := [one.tokens_per_second for one in lane.totals if one is not None])
+    ]
 
 
 def _tint(lane: Lane) -> str:

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engines.events import Curve, Draft, Event, Forward, Verdict
+from engines.events import Curve, Draft, Forward, Verdict
 from visuals.canvas import NORMAL, SMALL, axis, drawing, label, legend
 from visuals.palette import LIGHT
 from visuals.picture import Drawing, Picture, Row
@@ -277,7 +277,7 @@ def _traces(one: Measured, curve: Curve, cheaper: float) -> list[dict[str, Any]]
 PICTURE = Picture(
     id="versus-theory",
     title="Theory and measurement",
-    explains="Lines: what guesses of this kind should bring, by how often they are accepted. Symbols: what was measured.",
+    explains="Lines: what such guesses should bring, by how often they are accepted. Symbols: what was measured.",
     empty="Only methods that guess have a place here: add one to the comparison.",
     draw=draw,
     table=table,

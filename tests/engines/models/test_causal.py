@@ -30,7 +30,7 @@ from tests.engines.laws import check_stream
 
 PROMPT = [72, 101, 108, 108, 111, 44, 32]
 TREE = ([10, 20, 30, 40, 50, 60], [-1, 0, 0, 1, 1, 2])
-ALL = Need.ROLLBACK | Need.TREE_ATTENTION | Need.BATCH | Need.HIDDEN_STATES
+ALL = Need.ROLLBACK | Need.TREE_ATTENTION | Need.BATCH | Need.HIDDEN_STATES | Need.LOGITS
 
 
 def wrapped(network: PreTrainedModel, **options: bool) -> CausalModel:

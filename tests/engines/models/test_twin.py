@@ -12,7 +12,7 @@ from engines.runner import run
 
 def test_it_has_what_methods_ask_for() -> None:
     model = twin()
-    assert model.has == Need.ROLLBACK | Need.TREE_ATTENTION | Need.BATCH | Need.HIDDEN_STATES
+    assert model.has == Need.ROLLBACK | Need.TREE_ATTENTION | Need.BATCH | Need.HIDDEN_STATES | Need.LOGITS
     assert 8 <= model.vocabulary_size <= 16
     assert len(model.eos_ids) == 1
 
