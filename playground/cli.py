@@ -106,7 +106,9 @@ def parser() -> Parser:
     run.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="a setting of the method")
     asked = run.add_mutually_exclusive_group(required=True)
     asked.add_argument("--prompt", default="", metavar="TEXT|@FILE", help="@- reads standard input; @@ means a plain @")
-    asked.add_argument("--card", metavar="FILE", help="do the run of a run card again: identical, or what differs first")
+    asked.add_argument(
+        "--card", metavar="FILE", help="do the run of a run card again: identical, or what differs first"
+    )
     run.add_argument("--raw", action="store_true", help="continue the prompt as it stands, without a chat template")
     run.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="default: %(default)s")
     run.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
@@ -133,6 +135,22 @@ def parser() -> Parser:
         "--format", choices=["jsonl", "json", "text", "csv"], default="jsonl", help="default: %(default)s"
     )
     export.add_argument("--output", default="-", metavar="FILE", help="default: standard output")
+
+    search = command(
+        "search", search_runs, "Search the runs of the command line by the words of prompt, output and name."
+    )
+    search.add_argument("words", nargs="*", help="every word must occur; the last may be unfinished")
+    for name in ("method", "family", "model", "status"):
+        search.add_argument(f"--{name}", default="", metavar=name.upper(), help=f"only runs of this {name}")
+    search.add_argument("--since", default="", metavar="DAY", help="created on this day (UTC) or later, as 2026-11-24")
+    search.add_argument("--until", default="", metavar="DAY", help="created before this day")
+    search.add_argument("--limit", type=int, default=20, metavar="N", help="runs to list, default: %(default)s")
+    search.add_argument("--json", action="store_true", help="as JSON")
+
+    bring = command(
+        "import", import_file, "Keep the runs of a file of JSON lines, as export writes them; gzip is fine."
+    )
+    bring.add_argument("file", help="a .jsonl or .jsonl.gz file")
 
     card = command("card", print_card, "Write a kept run's card: the small JSON that does the run again elsewhere.")
     card.add_argument("run", help="a run's id, or: last")
@@ -272,7 +290,9 @@ def read_card(arguments: argparse.Namespace) -> RunCard:
 
     for name, default in arguments.request.items():
         if getattr(arguments, name) != default:
-            raise Refused(f"The run card says what to run, so --{name.replace('_', '-')} cannot be given beside --card.")
+            raise Refused(
+                f"The run card says what to run, so --{name.replace('_', '-')} cannot be given beside --card."
+            )
     return run_card.read(read_file(arguments.card, "The run card", run_card.MOST_BYTES))
 
 
@@ -429,6 +449,50 @@ def write_gallery(arguments: argparse.Namespace) -> int:
     for line in write(arguments.output, arguments.runs, recorded=arguments.recorded, title=arguments.title):
         print(line, file=sys.stderr)
     return 0
+
+
+def search_runs(arguments: argparse.Namespace) -> int:
+    from playground.search import Search, search
+    from playground.store import Store
+
+    words = readable(" ".join(arguments.words), "search")
+    filters = {name: getattr(arguments, name) for name in ("method", "family", "model", "status", "since", "until")}
+    with Store.open() as store:
+        found = search(store, OWNER, Search(words=words, **filters), limit=max(1, min(arguments.limit, 1000)))
+    runs = [hit.run for hit in found.hits]
+    if arguments.json:
+        names = ("id", "created", "status", "method", "model", "name", "prompt", "text")
+        print_json([{name: getattr(run, name) for name in names} for run in runs])
+    elif runs:
+        print_table(
+            ("RUN", "CREATED", "STATUS", "METHOD", "PROMPT"),
+            [(run.id, run.created[:16], run.status, run.method, one_line(run.name or run.prompt)) for run in runs],
+        )
+        if found.total > len(runs):
+            print(f"{found.total - len(runs):,} more; --limit shows them.", file=sys.stderr)
+    else:
+        complain("No run matches.")
+    return 0
+
+
+def import_file(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from playground.exchange import import_runs
+    from playground.store import Store
+
+    with Store.open() as store:
+        for id in import_runs(store, OWNER, Path(arguments.file)):
+            print(id)
+    return 0
+
+
+def one_line(text: str, width: int = 60) -> str:
+    """The beginning of a text, without what could command a terminal."""
+    from playground.transcript import visible
+
+    line = visible(" ".join(text[: 4 * width].split()))
+    return line if len(line) <= width else line[: width - 1] + "…"
 
 
 # Output

@@ -1,4 +1,4 @@
-"""`python -m playground compare`: two to four methods on one prompt in alternating rounds, and a table of the results."""
+"""`python -m playground compare`: two to four methods on one prompt in alternating rounds, and a table of results."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _compared(arguments: argparse.Namespace, prompt: str, named: Sequence[tuple[
 def as_table(comparison: Comparison, found: Sequence[Standing]) -> str:
     """Columns for a terminal. Speed-ups are medians over rounds with their range."""
     head = ("", "TOKENS/S", "SPEED-UP", "TOKENS/PASS", "ACCEPTED", "FIRST TOKEN", "PASSES", "OUTPUT")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for one, standing in zip(comparison.contestants, found, strict=True):
         totals, speed, ratio = standing.totals, standing.tokens_per_second, standing.speed_up
         if totals is None or speed is None or standing.time_to_first_token is None:

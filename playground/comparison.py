@@ -9,7 +9,7 @@ begins no other. What the runs say about each other is in `playground.standings`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -84,7 +84,7 @@ class Entry:
         return bool(self.events) and isinstance(self.events[-1], Finished)
 
 
-def race(comparison: Comparison, start: Start) -> Iterator[Entry]:
+def race(comparison: Comparison, start: Start) -> Generator[Entry, None, None]:
     """Every run, one after the other; the same `Entry` after each of its events. Raises as `start` does."""
     for round in range(comparison.rounds):
         for place in alternating(range(len(comparison.contestants)), round):

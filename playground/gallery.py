@@ -81,7 +81,7 @@ def write(output: str, runs: Sequence[str], *, recorded: bool = False, title: st
         only = f", only the whole run of: {', '.join(shortened)}" if shortened else ""
         yield f"{name}.html: {len(steps(events)) - 1} steps, {len(page.encode()) / 1e6:.1f} MB{only}"
     (folder / "index.html").write_text(_index_page(entries, title), encoding="utf-8")
-    yield f"{folder / 'index.html'}: {len(entries)} runs"
+    yield f"{folder / 'index.html'}: {len(entries)} {'run' if len(entries) == 1 else 'runs'}"
 
 
 # What a run's page holds
@@ -111,11 +111,12 @@ def frames(
         len(_json(difference({**a, "plots": {}}, {**b, "plots": {}}))) for a, b in zip(views, views[1:], strict=False)
     )
     fixed: list[str] = []
-    while costs and rest + sum(costs.values()) > most:
-        largest = max(costs, key=lambda one: costs[one])
-        fixed.append(largest)
-        rest += len(_json(whole["plots"][largest]))
-        del costs[largest]
+    saved = {picture: cost - len(_json(whole["plots"].get(picture))) for picture, cost in costs.items()}
+    size = rest + sum(costs.values())
+    for picture, saving in sorted(saved.items(), key=lambda pair: -pair[1]):
+        if size > most and saving > 0:
+            fixed.append(picture)
+            size -= saving
     for view in views:
         for picture in fixed:
             view["plots"][picture] = whole["plots"][picture]

@@ -19,6 +19,20 @@ class UnknownComparison(DecodingError):
     """No comparison has this id."""
 
 
+LISTED = 12
+SHOWN_PROMPT = 160
+"""Characters of the prompt in a list."""
+
+
+class Brief(msgspec.Struct, frozen=True):
+    """A comparison in a list."""
+
+    id: str
+    created: str
+    titles: list[str]
+    prompt: str
+
+
 class KeptComparison(msgspec.Struct, frozen=True):
     """A row of `comparisons`."""
 
@@ -59,3 +73,24 @@ def kept(store: Store, id: str) -> KeptComparison:
         )
     except msgspec.MsgspecError as error:
         raise UnknownComparison(f"Comparison {shown(id)} cannot be read: {error}.") from None
+
+
+def latest(store: Store, owner: str) -> list[Brief]:
+    """The owner's newest comparisons; none when the database cannot be read."""
+    if not is_owner(owner):
+        return []
+    sql = "SELECT id, created, setups FROM comparisons WHERE owner = ? ORDER BY created DESC, rowid DESC LIMIT ?"
+    try:
+        rows = store.read(sql, [owner, LISTED])
+        found = [(row, msgspec.json.decode(row["setups"], type=Comparison)) for row in rows]
+    except (DecodingError, msgspec.MsgspecError):
+        return []
+    return [
+        Brief(
+            id=row["id"],
+            created=row["created"],
+            titles=[one.title for one in comparison.contestants],
+            prompt=" ".join(comparison.contestants[0].setup.prompt[:SHOWN_PROMPT].split()),
+        )
+        for row, comparison in found
+    ]

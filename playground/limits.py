@@ -23,6 +23,7 @@ from playground.setup import Setup
 
 PREFIX = "DECODING_PLAYGROUND"
 
+
 class LimitReached(DecodingError):
     """The server's rules do not allow it; `wait` is in how many seconds they would, if it is a matter of time."""
 
@@ -55,13 +56,13 @@ class Limits:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Limits:
         """The limits of this server. Raises `BadParameter` when a variable is not a whole number from 0."""
-        chosen = {}
+        chosen: dict[str, int] = {}
         for one in fields(cls):
             given = environment.get(variable(one.name), "").strip()
             if given and not (given.isascii() and given.isdigit()):
                 raise BadParameter(f"{variable(one.name)} must be a whole number, 0 for no limit, not {given[:40]!r}.")
             default = one.metadata["space"] if environment.get("SPACE_ID") else one.default
-            chosen[one.name] = int(given) if given else default
+            chosen[one.name] = int(given or str(default))
         return cls(**chosen)
 
     def fitted(self, setup: Setup) -> Setup:
@@ -103,8 +104,12 @@ def variable(name: str) -> str:
 
 def limits_table() -> str:
     """All limits, in Markdown."""
+
+    def said(number: Any) -> str:
+        return f"{number:,}" if number else "–"
+
     lines = [
-        f"| `{variable(one.name)}` | {one.metadata['doc']} | {one.default or '–':,} | {one.metadata['space'] or '–':,} |"
+        f"| `{variable(one.name)}` | {one.metadata['doc']} | {said(one.default)} | {said(one.metadata['space'])} |"
         for one in fields(Limits)
     ]
     return "\n".join(["| variable | at most | at home | on a Space |", "| --- | --- | ---: | ---: |", *lines])

@@ -15,8 +15,8 @@ change is a new function below it. The tables:
 * `proofs`: one row per thing that was checked, shared by all runs it is true of. `key` is a hash of the columns after
   `created`; `kind` is `tokens` (a run's output against plain decoding; `prompt` and `output` are hashes of token ids)
   or `distribution` (a method on the tiny twin); `result` is a `playground.proof.Proof`.
-* `comparisons`: one row per comparison, opened by its `id`. `setups` is a `playground.comparison.Comparison`, `runs` the
-  ids of its runs by contestant and round, `curve` the cost of a pass on the machine at that time.
+* `comparisons`: one row per comparison, opened by its `id`. `setups` is a `playground.comparison.Comparison`, `runs`
+  the ids of its runs by contestant and round, `curve` the cost of a pass on the machine at that time.
 * `sweeps`: one row per sweep. `plan` is a `playground.sweep.Plan`; `weights` is what its first run said of the model;
   `process` and `process_started` say who works on it, null when nobody does.
 * `sweep_runs`: one row per run of a sweep, in the order of the work. `run` is the finished run, null before; `output` a

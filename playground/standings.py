@@ -104,7 +104,7 @@ def related(ours: Sequence[Event], baseline: Sequence[Event]) -> tuple[Relation,
         return "unknown", 0, None
     found = difference(ours, baseline)
     if found.first is None:
-        return ("same" if found.identical else "unknown"), found.shared, None
+        return ("same" if found.identical and all(found.complete) else "unknown"), found.shared, None
     parting = _parting(found.first, ours, baseline)
     mine, theirs = law(_header(ours)), law(_header(baseline))
     if mine is None or mine != theirs:

@@ -22,8 +22,11 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
+from typing import TypeVar
 
-from engines.events import Beams, Commit, Event
+from engines.events import Beams, Commit
+
+T = TypeVar("T")
 
 HELD = 0.1
 """Seconds that a run may keep the device while others wait; then its reader gets to see what happened."""
@@ -45,9 +48,9 @@ class _Account:
     """Device seconds used, comparable among those of one kind: the owners, or one owner's runs."""
 
     def __init__(self, within: _Account | None = None) -> None:
-        self.used = within.now if within else 0.0
         self.now = 0.0
         """How far those within it have come: what the one that was served last had used by then."""
+        self.used: float = within.now if within else 0.0
         self.runs = 0
         self.step = 0.0
         """Seconds of the last step."""
@@ -129,8 +132,8 @@ class Turnstile:
         return 1 / (self.owners + (runs == 0)) / max(1, runs)
 
     def take_turns(
-        self, events: Iterator[Event], owner: str | None = None, stop: threading.Event | None = None
-    ) -> Iterator[Event]:
+        self, events: Iterator[T], owner: str | None = None, stop: threading.Event | None = None
+    ) -> Iterator[T]:
         """The same events, made while this run holds the device. Without an owner a run has a share of its own.
 
         Closing, an error, or the last event gives the place to the next run; `events` is closed too. `stop` ends the
@@ -152,11 +155,11 @@ class Turnstile:
                 close()
 
     def _turn(
-        self, run: _Account, events: Iterator[Event], stop: threading.Event | None
-    ) -> tuple[list[Event], BaseException | None, bool]:
+        self, run: _Account, events: Iterator[T], stop: threading.Event | None
+    ) -> tuple[list[T], BaseException | None, bool]:
         """Events, what went wrong after them if anything, and whether they were the last."""
         ticket = self._ask(run, stop)
-        made: list[Event] = []
+        made: list[T] = []
         began = self._clock()
         since = began
         goes_on, ended = True, True
@@ -227,7 +230,8 @@ class Turnstile:
                 self._next()
         try:
             while self._holder is not ticket:
-                ticket.go.wait(LOOK if ticket.until is None else max(0.0, ticket.until - time.monotonic()))
+                until = ticket.until
+                ticket.go.wait(LOOK if until is None else max(0.0, until - time.monotonic()))
                 with self._lock:
                     ticket.go.clear()
                     if ticket.until is not None and time.monotonic() >= ticket.until:

@@ -69,7 +69,6 @@
       see: async () => {},
       narrate: async ({ picture }) => frame(now).plots[picture]?.narration ?? "",
       table: async ({ picture }) => table(frame(now).plots[picture]),
-      pick: async () => null,
     };
     const dark = read("dark");
     const plots = Object.fromEntries(read("pictures").filter((id) => id in frame(deltas.length).plots).map((id) => [id, mount("plot", grid, { picture: id, plotly: "scripts/plotly.min.js", dark }, server)]));

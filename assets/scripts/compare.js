@@ -44,7 +44,7 @@
       cards = (head.lanes ?? []).map(card);
       lanes.replaceChildren(...cards.map((one) => one.box));
       lanes.dataset.count = cards.length;
-      P.state.comparison = head.id;
+      P.state.comparison = head.id ?? "";
       if (!head.live) time = Infinity;
     }
 
@@ -88,7 +88,7 @@
 
     function paintAbout() {
       if (!head.lanes) {
-        about.replaceChildren(make("h2", { text: say("heading") }), make("p", { class: "explains", text: say("empty") }));
+        about.replaceChildren(make("h2", { text: say("heading") }), make("p", { class: "explains", text: say("empty") }), make("ol", {}, ...["learn-speed", "learn-text", "learn-work"].map((name) => make("li", { text: say(name) }))));
         return;
       }
       about.hidden = head.live;
@@ -169,10 +169,10 @@
 
     /* The first difference in the text itself: a sign before the token, and an outline. */
     function mark(one, standing) {
-      for (const node of one.text.querySelectorAll(".first-difference")) node.classList.remove("first-difference");
+      for (const node of one.text.querySelectorAll(".first-difference")) node.classList.remove("first-difference", "broken");
       if (!standing.parting) return;
       const node = one.text.children[standing.parting.position];
-      node?.classList.add("first-difference");
+      node?.classList.add("first-difference", standing.relation);
       node?.setAttribute("title", say("first-here", { letter: "A" }));
     }
 
@@ -190,7 +190,7 @@
       ];
       const row = (lane) => make("tr", {}, make("th", { scope: "row" }, letter(lane.letter), ` ${lane.title}`), ...columns.map(([, cell]) => make("td", { class: "num" }, ...(lane.standing.totals ? cell(lane.standing) : ["–"]))));
       const table = make("table", { class: "results" }, make("thead", {}, make("tr", {}, make("th", { scope: "col", text: say("column-method") }), ...columns.map(([name]) => make("th", { scope: "col", class: "num", text: say(name), title: name === "column-ratio" ? say("ratio-why") : null })))), make("tbody", {}, ...head.lanes.map(row)));
-      return [make("h2", { text: say("numbers") }), make("p", { class: "explains", text: `${say("numbers-why", { n: head.whole })} ${say("column-ratio")}: ${say("ratio-why")}` }), make("div", { class: "scroll-x", tabindex: "0", role: "group", "aria-label": say("numbers") }, table)];
+      return [make("h2", { text: say("numbers") }), make("p", { class: "explains", text: `${head.whole === 1 ? say("numbers-one") : say("numbers-why", { n: head.whole })} ${say("column-ratio")}: ${say("ratio-why")}` }), make("div", { class: "scroll-x", tabindex: "0", role: "group", "aria-label": say("numbers") }, table)];
     }
 
     function paintAligned() {
@@ -213,7 +213,8 @@
 
     function grid(differs) {
       const cell = (token, place) => {
-        const node = make("td", { class: `${differs[place] ? "differs " : ""}${token ? "" : "none"}`, dir: "auto" });
+        const differs = token?.id !== tokens[0][place]?.id;
+        const node = make("td", { class: `${differs ? "differs " : ""}${token ? "" : "none"}`, dir: "auto" });
         node.append(...(token ? P.spell({ ...token, text: token.text.replaceAll("\n", "⏎") }, true) : ["–"]));
         return node;
       };
@@ -311,17 +312,19 @@
   };
 
   /* What progress is measured against, as a row of choices; how much cheaper a draft is thought, as a slider. */
-  const chosen = { clock: "target", cheaper: 1 };
   P.kinds["versus-choice"] = (element, { props, trigger }) => {
-    const tell = () => P.state.comparison && trigger("choose", { comparison: P.state.comparison, ...chosen });
+    const choose = (value) => {
+      props.value = String(value);
+      if (P.state.comparison) trigger("choose", { comparison: P.state.comparison });
+    };
     if (props.choice === "clock") {
-      const radio = (clock) => make("label", {}, make("input", { type: "radio", name: "versus-clock", value: clock, checked: clock === chosen.clock, onchange: () => ((chosen.clock = clock), tell()) }), make("span", { text: say(`clock-${clock}`) }));
+      const radio = (clock) => make("label", {}, make("input", { type: "radio", name: "versus-clock", value: clock, checked: clock === props.value, onchange: () => choose(clock) }), make("span", { text: say(`clock-${clock}`) }));
       element.replaceChildren(make("fieldset", { class: "clock" }, make("legend", { text: say("clock") }), ...JSON.parse(props.clocks).map(radio)));
       return;
     }
     const faster = JSON.parse(props.faster);
     const label = make("output", {});
-    const range = make("input", { type: "range", min: 0, max: faster.length - 1, step: 1, value: 0, id: "versus-cheaper", oninput: () => (paint(), (chosen.cheaper = faster[range.value]), tell()) });
+    const range = make("input", { type: "range", min: 0, max: faster.length - 1, step: 1, value: 0, id: "versus-cheaper", oninput: () => (paint(), choose(faster[range.value])) });
     function paint() {
       const k = faster[range.value];
       label.textContent = k === 1 ? say("cheaper-now") : say("cheaper-by", { k });
@@ -330,5 +333,26 @@
     }
     element.replaceChildren(make("div", { class: "cheaper" }, make("label", { for: range.id, text: say("cheaper") }), range, label));
     paint();
+  };
+
+  /* Comparisons that this browser made before. */
+  P.kinds.earlier = (element, { props, trigger, watch }) => {
+    const list = make("ul", {});
+    const box = make("section", { class: "card earlier", "aria-label": say("earlier"), hidden: true }, make("h2", { text: say("earlier") }), list);
+    element.replaceChildren(box);
+    const line = (one) => make("li", {}, make("a", { href: `?view=compare&comparison=${encodeURIComponent(one.id)}`, onclick: (event) => {
+      if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+      event.preventDefault();
+      trigger("open", { comparison: one.id });
+      window.scrollTo(0, 0);
+    } }, make("b", { text: one.titles.join(" · ") }), make("span", { class: "prompt", text: one.prompt, dir: "auto" })),
+      make("small", { text: new Date(one.created).toLocaleString(P.language, { dateStyle: "medium", timeStyle: "short" }) }));
+    function update() {
+      const found = P.parse(props.value, []);
+      list.replaceChildren(...found.map(line));
+      box.hidden = !found.length;
+    }
+    watch("value", update);
+    update();
   };
 })();

@@ -25,6 +25,7 @@
     let state = { total: 0, more: "", facets: {}, own: null };
     let recorded = [];
     let ticket = 0;
+    let looks = 0;
     let answered = 0;
     let typing = null;
     let confirming = false;
@@ -71,6 +72,7 @@
 
     function act(what, ids, extra = {}) {
       ticket += 1;
+      card.setAttribute("aria-busy", "true");
       trigger("alter", { what, ids, search, ticket: `${P.page}${ticket}`, shown: runs.length, ...extra });
     }
 
@@ -230,9 +232,9 @@
     }
 
     function show(what, ids) {
-      ticket += 1;
       P.state.panel?.(what);
-      trigger("show", { what, ids, ticket: `${P.page}${ticket}` });
+      looks += 1;
+      trigger("show", { what, ids, ticket: `${P.page}${looks}` });
     }
 
     card.addEventListener("keydown", (event) => {
@@ -305,8 +307,8 @@
         const number = Number(value.ticket.slice(P.page.length));
         if (number < answered) return;
         answered = number;
+        if (number === ticket) card.removeAttribute("aria-busy");
       } else if (!value.search && !same(search, NOTHING)) return ask();
-      card.removeAttribute("aria-busy");
       const known = new Set(runs.map((run) => run.id));
       runs = value.append ? [...runs, ...value.runs.filter((run) => !known.has(run.id))] : value.runs;
       state = { total: value.total, more: value.more, facets: value.facets, own: value.own ?? 0, problem: value.problem, said: value.said };

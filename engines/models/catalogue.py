@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 
 from engines.errors import ModelUnavailable, nearest, shown
+from engines.models.address import checked, is_address
 
 DEFAULT = "smollm2-135m"
 
@@ -95,7 +96,8 @@ def find(name: str) -> ModelCard:
 
     Raises `ModelUnavailable`, with the nearest names, for anything that cannot be the name of a model.
     """
-    if name.startswith(("http://", "https://")):
+    if is_address(name):
+        checked(name)
         return ModelCard(name, name, "", precision="remote", note="A server that speaks OpenAI's API.")
     known = catalogue()
     if name in known:

@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from engines.errors import DecodingError, ModelUnavailable
 from engines.models import catalogue, hub, quantisation, remote
+from engines.models.address import is_address
 from engines.models.catalogue import DEFAULT, ModelCard
 from engines.models.causal import CausalModel
 from engines.models.conversion import Progress, cache_folder, convert, packaged_file, silent, weights_hash
@@ -45,11 +46,11 @@ def load(name: str = DEFAULT, *, precision: str = "", progress: Progress | None 
     Raises `ModelUnavailable` when the model cannot be had or the name cannot be one.
     """
     card = catalogue.find(name)
-    precision = card.precision if remote.is_address(name) else precision or card.precision
+    precision = card.precision if is_address(name) else precision or card.precision
     key = (card.id, precision)
     if key in _loaded:
         return _loaded[key]
-    if remote.is_address(name):
+    if is_address(name):
         _loaded[key] = remote.connect(name)
         return _loaded[key]
     quantisation.find(precision)

@@ -15,15 +15,12 @@ The server writes ahead at temperature 0 in one streamed answer. As long as the 
 stream is read on, one token per pass; when it takes another one, the text is sent anew with that token at its end.
 `/completions` can be continued like that; `/chat/completions`, which a prompt that is not raw needs, cannot.
 
-Keys come from the environment only: `DECODING_PLAYGROUND_REMOTE_KEY` names the variable that holds one (default
-OPENAI_API_KEY), and it is sent only to addresses that `DECODING_PLAYGROUND_REMOTE` lists. On a Space no others are
-allowed. No redirect is followed.
+Which servers may be asked, and which get a key: `engines.models.address`. No redirect is followed.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import threading
 import time
@@ -39,6 +36,7 @@ from torch import Tensor
 from engines.errors import DecodingError, EndOfText, ModelUnavailable, shown
 from engines.events import Curve, Event, Forward, Token
 from engines.method import Need
+from engines.models.address import ADDRESSES, KEY, checked, key_for
 from engines.models.causal import CausalModel, State
 
 TOP = (20, 5)
@@ -49,11 +47,6 @@ AHEAD = 256
 """Tokens that the server may write ahead."""
 LONGEST_CHAT = 4096
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
-ADDRESSES = "DECODING_PLAYGROUND_REMOTE"
-KEY = "DECODING_PLAYGROUND_REMOTE_KEY"
-
-_ADDRESS = re.compile(r"(https?://[^\s#?]{1,300})(?:#([^\s#]{1,200}))?")
-
 
 class NotContinuable(DecodingError):
     """The server cannot go on from a token that it did not choose itself."""
@@ -70,41 +63,6 @@ class Place(msgspec.Struct, frozen=True):
 
     token: bytes
     log_p: dict[bytes, float]
-
-
-def is_address(name: str) -> bool:
-    """Whether a model's name means a server."""
-    return name.startswith(("http://", "https://"))
-
-
-def checked(name: str) -> tuple[str, str]:
-    """Address and model of `http://host:port/v1#model`. Raises `ModelUnavailable` for what may not be asked."""
-    found = _ADDRESS.fullmatch(name)
-    try:
-        parts = urlsplit(found[1]) if found else None
-        fine = parts is not None and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        fine = False
-    if found is None or parts is None or not fine:
-        raise ModelUnavailable(
-            f"{shown(name)} is not the address of a server. Write it like http://127.0.0.1:8000/v1#model."
-        )
-    if parts.username or parts.password:
-        raise ModelUnavailable(
-            f"Keys do not belong into an address. Put it into an environment variable that {KEY} names."
-        )
-    address = found[1].rstrip("/")
-    if os.environ.get("SPACE_ID") and address not in _listed():
-        raise ModelUnavailable("On a public host only the servers that its owner has listed can be used.")
-    return address, found[2] or ""
-
-
-def _listed() -> list[str]:
-    return [one.rstrip("/") for one in os.environ.get(ADDRESSES, "").split()]
-
-
-def _key(address: str) -> str:
-    return os.environ.get(os.environ.get(KEY) or "OPENAI_API_KEY", "") if address in _listed() else ""
 
 
 class Server:
@@ -134,18 +92,24 @@ class Server:
             if answer.status_code != 200:
                 answer.read()
             self._check(answer)
+            whole = False
             for line in answer.iter_lines():
                 told = line.removeprefix("data:").strip()
-                if not line.startswith("data:") or told == "[DONE]":
+                if not line.startswith("data:"):
                     continue
+                if told == "[DONE]":
+                    return
                 try:
-                    chunk = msgspec.json.decode(told)
-                    yield from chunk.get("choices") or []
-                except (msgspec.MsgspecError, AttributeError):
+                    choices = [dict(one) for one in msgspec.json.decode(told).get("choices") or []]
+                except (msgspec.MsgspecError, AttributeError, TypeError, ValueError):
                     raise ModelUnavailable(f"{self.address} sent what is not an answer: {shown(told)}.") from None
+                yield from choices
+                whole = whole or any(choice.get("finish_reason") for choice in choices)
+            if not whole:
+                raise ModelUnavailable(f"{self.address} broke off in the middle of its answer.")
 
     def _headers(self) -> dict[str, str]:
-        key = _key(self.address)
+        key = key_for(self.address)
         return {"Authorization": f"Bearer {key}"} if key else {}
 
     def _plainly(self) -> _Plainly:
@@ -365,9 +329,14 @@ class RemoteState(State):
 
     def _open(self, ahead: int) -> None:
         prompt, raw = self._remote.prompt(self._ids[0])
-        written = self._remote.decode(self._ids[1:])
-        if written and not raw:
+        if self._ids[1:] and not raw:
             raise NotContinuable
+        try:
+            written = self._remote.spelled(self._ids[1:]).decode()
+        except UnicodeDecodeError:
+            raise DecodingError(
+                "The text ends within a character, and a server takes whole ones only: it cannot go on from here."
+            ) from None
         self._ahead, self._confirmed = ahead if raw else LONGEST_CHAT, 0
         self._stream = self._remote.places(prompt, raw, written, self._ahead)
 

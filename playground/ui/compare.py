@@ -10,27 +10,39 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from threading import Event
 from typing import Any
 
 import gradio as gr
 
 from engines.errors import BadParameter, DecodingError
 from engines.method import Method, Need
-from playground.comparison import MOST, MOST_ROUNDS, Comparison, Contestant, Runs, race
-from playground.kept_comparisons import keep, kept
+from playground.comparison import MOST, MOST_ROUNDS, Comparison, Contestant, Runs, Start, race
+from playground.kept_comparisons import keep, kept, latest
 from playground.recording import Recording, new_run_id
 from playground.setup import Setup
 from playground.texts import Text, text
 from playground.ui import rail
-from playground.ui.compare_view import FASTER, Contest, Contests, Lanes, nothing, options, pictures, reread, result
-from playground.ui.decoding import arguments
+from playground.ui.compare_view import (
+    FASTER,
+    Contest,
+    Contests,
+    Lanes,
+    Options,
+    nothing,
+    options,
+    pictures,
+    reread,
+    result,
+)
+from playground.ui.decoding import arguments, waiting
 from playground.ui.drawing import INTERVAL
-from playground.ui.house import House
+from playground.ui.house import House, owner_or_nobody
 from playground.ui.live import Live, LivePlot, encode, native
 from playground.ui.play import DRAWING, PRIVATE, Play, reopened
 from playground.ui.rail import message, selected
 from visuals.versus import VERSUS
-from visuals.versus.lanes import AXES, LETTERS
+from visuals.versus.lanes import AXES
 
 FIRST = ("greedy", "prompt-lookup", "token-recycling", "")
 """What a new page compares; an empty place is not taken."""
@@ -63,12 +75,22 @@ class Race(Live):
         super().__init__("race", value or nothing(), events=("open", "play"), **props)
 
 
-class Clock(Live):
-    """What progress is measured against, and how much cheaper a draft is thought. Triggers `choose` with both."""
+class Choice(Live):
+    """What progress is measured against (`clock`), or how much cheaper a draft is thought (`cheaper`); its value.
 
-    def __init__(self, choice: str, **props: Any) -> None:
+    Triggers `choose` with the comparison that is shown.
+    """
+
+    def __init__(self, value: str, *, choice: str, **props: Any) -> None:
         props |= {"choice": choice, "clocks": encode(list(AXES)), "faster": encode(list(FASTER))}
-        super().__init__("versus-choice", "", events=("choose",), **props)
+        super().__init__("versus-choice", value, events=("choose",), **props)
+
+
+class Earlier(Live):
+    """Comparisons made before. Triggers `open` with one."""
+
+    def __init__(self, value: str = "", **props: Any) -> None:
+        super().__init__("earlier", value, events=("open",), **props)
 
 
 def build(house: House, playing: Play, page: gr.Textbox, header: Live) -> None:
@@ -116,38 +138,49 @@ def build(house: House, playing: Play, page: gr.Textbox, header: Live) -> None:
                     with gr.Column(elem_classes=["versus-panel", id], min_width=0):
                         plots.append(LivePlot(id, value, table=table, narrate=narrate, see=house.see))
                         if id == "versus-progress":
-                            clock = Clock("clock")
+                            clock = Choice("target", choice="clock")
                         elif id == "versus-theory":
-                            cheaper = Clock("cheaper")
+                            cheaper = Choice("1", choice="cheaper")
+            earlier = Earlier()
     outputs = [told, racing, *plots]
+    choices = [clock, cheaper]
     asked = [*pickers, *controls, prompt, settings]
 
     def start(*values: str) -> Iterator[list[Any]]:
-        *chosen, owner, page = values
+        *chosen, clock, cheaper, owner, page = values
         try:
             comparison = requested(chosen)
         except DecodingError as error:
             yield say(str(error), tone="problem")
             return
-        yield from compete(house, contests, comparison, owner, page)
+        yield from compete(house, contests, comparison, options(clock, cheaper), owner, page)
 
-    def open_comparison(event: gr.EventData) -> list[Any]:
-        return opened(house, contests, str(event._data.get("comparison", "")))
+    def open_comparison(clock: str, cheaper: str, event: gr.EventData) -> list[Any]:
+        return opened(house, contests, str(event._data.get("comparison", "")), options(clock, cheaper))
 
-    def redraw(event: gr.EventData) -> list[Any]:
-        contest = _found(house, contests, str(event._data.get("comparison", "")))
-        return pictures(contest, *options(event._data)) if contest else [gr.skip()] * len(plots)
+    def redraw(clock: str, cheaper: str, event: gr.EventData) -> list[Any]:
+        try:
+            contest = _found(house, contests, str(event._data.get("comparison", "")))
+        except DecodingError:
+            contest = None
+        return pictures(contest, options(clock, cheaper)) if contest else [gr.skip()] * len(plots)
+
+    def list_earlier(owner: str) -> str:
+        return encode(latest(house.store, owner))
 
     def play_run(event: gr.EventData) -> list[Any]:
         return reopened(house, str(event._data["run"]))
 
     racing_options: dict[str, Any] = DRAWING | {"concurrency_limit": None, "concurrency_id": "decode"}
-    gr.on([run.click, prompt.submit], start, [*asked, playing.owner, page], outputs, **racing_options)
+    ran = gr.on([run.click, prompt.submit], start, [*asked, *choices, playing.owner, page], outputs, **racing_options)
+    ran.then(list_earlier, playing.owner, earlier, queue=False, **PRIVATE)
+    playing.owner.change(list_earlier, playing.owner, earlier, queue=False, **PRIVATE)
     stop.click(house.stop, page, None, queue=False, **PRIVATE)
-    racing.open(open_comparison, None, [*outputs, *asked], queue=False, **PRIVATE)
+    for opener in (racing, earlier):
+        opener.open(open_comparison, choices, [*outputs, *asked], queue=False, **PRIVATE)
     racing.play(play_run, None, [*playing.rail, *playing.outputs], **PRIVATE)
-    for choice in (clock, cheaper):
-        choice.choose(redraw, None, plots, trigger_mode="always_last", concurrency_limit=4, **DRAWING)
+    for choice in choices:
+        choice.choose(redraw, choices, plots, trigger_mode="always_last", concurrency_limit=4, **DRAWING)
 
     for place, (one, its) in enumerate(zip(pickers, controls, strict=True)):
 
@@ -184,7 +217,9 @@ def requested(values: Sequence[str]) -> Comparison:
     return Comparison(new_run_id(), tuple(contestants), int(said))
 
 
-def compete(house: House, contests: Contests, comparison: Comparison, owner: str, page: str) -> Iterator[list[Any]]:
+def compete(
+    house: House, contests: Contests, comparison: Comparison, chosen: Options, owner: str, page: str
+) -> Iterator[list[Any]]:
     """A comparison from request to result, as updates of the page's outputs."""
     owner = owner_or_nobody(owner)
     flag = house.stopper(page, owner)
@@ -201,19 +236,19 @@ def compete(house: House, contests: Contests, comparison: Comparison, owner: str
             def start(setup: Setup, name: str) -> Recording:
                 return house.record(setup, owner=owner, name=name)
 
-            yield from _raced(house, contest, start, flag)
+            yield from _raced(house, contest, chosen, start, flag)
             contest.settle()
             if contest.runs.whole_rounds:
                 contest.kept = keep(house.store, owner, comparison, contest.runs.ids, contest.curve)
             contests.put(contest)
-            yield [message(_ended(contest)), result(contest, house.methods), *pictures(contest)]
+            yield [message(_ended(contest)), result(contest, house.methods), *pictures(contest, chosen)]
     except DecodingError as error:
         yield say(str(error), tone="problem")
     finally:
         house.forget(page, flag)
 
 
-def _raced(house: House, contest: Contest, start: Any, flag: Any) -> Iterator[list[Any]]:
+def _raced(house: House, contest: Contest, chosen: Options, start: Start, flag: Event) -> Iterator[list[Any]]:
     lanes, shown = Lanes(len(contest.comparison.contestants)), pictures(None)
     due = drawn = 0.0
     whole = contest.comparison.rounds * len(contest.comparison.contestants)
@@ -223,7 +258,7 @@ def _raced(house: House, contest: Contest, start: Any, flag: Any) -> Iterator[li
             now = time.perf_counter()
             if now >= due or entry.whole:
                 if now - drawn > PICTURES_EVERY and contest.runs.whole_rounds == 0:
-                    shown = pictures(contest.settle())
+                    shown = pictures(contest.settle(), chosen)
                     drawn = now
                 done = sum(one.whole for entries in contest.runs.entries for one in entries)
                 said = text("compare.round-of", round=entry.round + 1, rounds=contest.comparison.rounds)
@@ -241,12 +276,13 @@ def _ended(contest: Contest) -> str | Text:
     return text("compare.stopped", whole=whole) if whole else text("compare.stopped-early")
 
 
-def opened(house: House, contests: Contests, id: str) -> list[Any]:
+def opened(house: House, contests: Contests, id: str, chosen: Options) -> list[Any]:
     """A comparison brought back by its id: outputs, then what the rail was set to."""
     nothing_asked = [gr.skip()] * (2 * MOST + 2)
     try:
         contest = _found(house, contests, id)
-        assert contest is not None
+        if contest is None:
+            return [*say(""), *nothing_asked]
     except DecodingError as error:
         return [*say(str(error), tone="problem"), *nothing_asked]
     comparison = contest.comparison
@@ -257,7 +293,7 @@ def opened(house: House, contests: Contests, id: str) -> list[Any]:
     return [
         message(text("compare.missing", n=contest.missing) if contest.missing else ""),
         result(contest, house.methods),
-        *pictures(contest),
+        *pictures(contest, chosen),
         *(picker(house.methods, place, id, has) for place, id in enumerate(methods)),
         *(
             _controls(house, place, id, setups[place].params if place < len(setups) else {})
@@ -300,7 +336,7 @@ def picker(
     if place >= 2:
         nobody = {"id": NOBODY, "title": "–", "note": text("compare.nobody"), "blocked": ""}
         value["groups"].insert(0, {"title": text("compare.empty-place"), "options": [nobody]})
-    label = text("compare.baseline" if place == 0 else "compare.contestant", letter=LETTERS[place])
+    label = text(("compare.baseline", "compare.contestant", "compare.one-more", "compare.one-more")[place])
     return encode(value | {"kind": "contestant", "label": label})
 
 

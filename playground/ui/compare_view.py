@@ -28,6 +28,10 @@ IN_MEMORY = 16
 FASTER = (1, 2, 4, 10, 100)
 """How many times cheaper a draft can be thought."""
 
+Options = tuple[str, float]
+"""What progress is measured against, and how many times cheaper a draft is thought."""
+USUAL: Options = ("target", 1.0)
+
 
 @dataclass
 class Contest:
@@ -144,17 +148,16 @@ def nothing() -> dict[str, Any]:
     return _value({}, [])
 
 
-def pictures(contest: Contest | None, clock: str = "target", cheaper: float = 1.0) -> list[str]:
+def pictures(contest: Contest | None, chosen: Options = USUAL) -> list[str]:
     """The values of the `LivePlot`s, in the order of `VERSUS`, as the switch and the slider stand."""
-    return [_plot(one, contest, clock, cheaper) for one in VERSUS.values()]
+    return [_plot(one, contest, *chosen) for one in VERSUS.values()]
 
 
-def options(told: Mapping[str, Any]) -> tuple[str, float]:
-    """Clock and cheapness that a browser asks for; the usual ones for anything unknown."""
-    clock, cheaper = told.get("clock"), told.get("cheaper")
+def options(clock: str, cheaper: str) -> Options:
+    """The options as a browser says them; the usual ones for anything unknown."""
     return (
-        clock if isinstance(clock, str) and clock in AXES else "target",
-        float(cheaper) if cheaper in FASTER and not isinstance(cheaper, bool) else 1.0,
+        clock if clock in AXES else USUAL[0],
+        next((float(one) for one in FASTER if str(one) == cheaper), USUAL[1]),
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import gradio as gr
@@ -16,13 +17,15 @@ from playground.family import family
 from playground.rerun import compare
 from playground.setup import Setup
 from playground.store import is_owner
-from playground.texts import text
+from playground.texts import Text, text
+from playground.turnstile import Stopped
+from playground.ui.decoding import waiting
 from playground.ui.house import House
 from playground.ui.live import Live, encode
 from playground.ui.play import PRIVATE, Play, reopened
 
-EVERY = 8
-"""Events between two looks at Stop, and between two messages of how far a repeated run is."""
+SECONDS = 0.25
+"""Between two messages of how far a repeated run is."""
 
 
 class RunPanel(Live):
@@ -103,23 +106,27 @@ def again(house: House, owner: str, page: str, id: str) -> Iterator[dict[str, An
     if not is_owner(owner):
         raise DecodingError(str(text("sessions.gone")))
     of = _called(house, id, kept)
-    setup = Setup.of(kept)
-    flag = house.stopper(_place(page))
+    flag = house.stopper(_place(page), owner)
+    events: list[Event] = []
+
+    def busy(said: str | Text, fraction: float | None = None) -> dict[str, Any]:
+        return {"kind": "busy", "text": said, "fraction": fraction, "of": of}
+
     try:
-        for fraction, doing in house.resident.wait():
-            yield {"kind": "busy", "text": text("play.waiting-model", doing=doing), "fraction": fraction, "of": of}
+        with house.places.take(owner) as place:
+            for told in waiting(house, place, flag):
+                said = msgspec.json.decode(told)
+                yield busy(said["text"], said.get("fraction"))
             if flag.is_set():
                 return
-        events: list[Event] = []
-        yield {"kind": "busy", "text": text("sessions.repeating"), "fraction": 0.0, "of": of}
-        with closing(house.record(setup, owner=owner)) as recording:
-            for event in recording:
-                events.append(event)
-                if len(events) % EVERY == 0:
-                    done = sum(type(one).__name__ == "Commit" for one in events[-EVERY:]) and len(events) / len(kept)
-                    if done:
-                        busy = {"kind": "busy", "text": text("sessions.repeating"), "of": of}
-                        yield busy | {"fraction": min(done, 1.0)}
+            yield busy(text("sessions.repeating"), 0.0)
+            due = 0.0
+            with closing(house.record(Setup.of(kept), owner=owner, stop=flag)) as recording, suppress(Stopped):
+                for event in recording:
+                    events.append(event)
+                    if time.monotonic() >= due:
+                        due = time.monotonic() + SECONDS
+                        yield busy(text("sessions.repeating"), min(1.0, len(events) / len(kept)))
                     if flag.is_set():
                         break
         if not events:

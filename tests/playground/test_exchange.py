@@ -101,7 +101,16 @@ def test_what_has_no_room_is_counted(store: Store, monkeypatch: pytest.MonkeyPat
     assert write_runs(store, ME, io.BytesIO()) == exchange.Exported(1, 2)
 
 
-@pytest.mark.parametrize("pack", [lambda data: data, gzip.compress, lambda data: b"\xef\xbb\xbf" + data, lambda data: b"\n\n" + data.replace(b"\n", b"\r\n\r\n")])  # fmt: skip
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda data: data,
+        gzip.compress,
+        lambda data: b"\xef\xbb\xbf" + data,
+        lambda data: b"\n\n" + data.replace(b"\n", b"\r\n\r\n"),
+    ],
+    ids=["plain", "gzip", "byte order mark", "blank lines"],
+)
 def test_gzip_marks_and_blank_lines_do_not_matter(file: Path, pack: Any) -> None:
     file.write_bytes(pack(lines(whole_run(), whole_run()[:3])))
     assert list(read_runs(file)) == [whole_run(), whole_run()[:3]]
@@ -141,10 +150,10 @@ BAD = {
     "negative time": (changed(1, time=-1.0), "Line 1 .* back in time"),
     "a gap": (changed(3, position=7), "Line 3 .* gap"),
     "far away": (changed(2, position=10**12), "Line 2 .* position"),
-    "share": (changed(3, tokens=[{"token": {"id": 1, "text": "Once"}, "origin": "sampled", "raw": 7}]), "Line 3 .* share"),
+    "share": (changed(3, tokens=[{"token": {"id": 1, "text": "a"}, "origin": "sampled", "raw": 7}]), "Line 3 .* share"),
     "other tokens": (changed(12, token_ids=[1, 2, 3]), "Line 12 .* other tokens"),
     "other sums": (changed(12, totals=json.loads(WHOLE[11])["totals"] | {"accepted": 9}), "Line 12 .* accepted"),
-    "after the end": (b"\n".join([*WHOLE, b'{"kind":"note","seq":99,"time":9,"text":"more"}']), "Line 13 .* after the end"),
+    "after": (b"\n".join([*WHOLE, b'{"kind":"note","seq":99,"time":9,"text":"x"}']), "Line 13 .* after the end"),
     "second run": (b"\n".join([*WHOLE, WHOLE[0], b"oops"]), "Line 14 .* not JSON"),
     "long name": (changed(1, model="m" * 1000), "Line 1 .* too long"),
     "damaged gzip": (gzip.compress(b"\n".join(WHOLE))[:-20], "damaged"),
@@ -283,6 +292,15 @@ def mangled(rng: random.Random, values: Any) -> Any:
     return rng.choice(["", "<b>", "greedy", "\u0000", "x" * 3000, None])
 
 
+def read(file: Path) -> tuple[list[Event], str]:
+    """The only run of a file, or why there is none."""
+    try:
+        (run,) = read_runs(file)
+    except BadFile as refused:
+        return [], str(refused)
+    return run, ""
+
+
 SOURCES = ("beam-search", "prompt-lookup", "sampling-hot", "token-recycling")
 
 
@@ -296,10 +314,9 @@ def test_a_mangled_run_is_refused_or_can_be_drawn(file: Path, name: str) -> None
         place = rng.randrange(len(events))
         some = [*events[:place], mangled(rng, events[place]), *events[place + 1 :]]
         file.write_bytes(b"\n".join(json.dumps(event).encode() for event in some))
-        try:
-            (run,) = read_runs(file)
-        except BadFile as refused:
-            assert len(str(refused)) < 400
+        run, why = read(file)
+        assert len(why) < 400
+        if not run:
             continue
         kept += 1
         for picture in pictures().values():

@@ -22,7 +22,7 @@ OWNER = "k" * 32
 ROOT = Path(__file__).parents[2]
 
 # One process loads the model once and forks for every kill: loading it fifty times would take minutes.
-NURSERY = f"""
+NURSERY = """
 import os, sys, time
 import torch
 torch.set_num_threads(1)
@@ -30,16 +30,18 @@ import engines
 from engines.models import loading
 from playground.store import Store
 
-model = loading.load_folder({{folder!r}}, name="tiny-llama")
+model = loading.load_folder(FOLDER, name="tiny-llama")
 for _ in engines.run(model, "token-recycling", "warm up", max_new_tokens=8): pass
 
 def work():
-    with Store.open({{path!r}}) as store:
+    with Store.open(PATH) as store:
         number = 0
         while True:
-            method = ("greedy", "token-recycling", "sampling")[number % 3]  # two short runs, and one to be hit in
-            events = engines.run(model, method, f"run {{{{number}}}} of {{{{os.getpid()}}}}", seed=number, max_new_tokens=(16, 16, 400)[number % 3])
-            kept = store.recording(events, owner={OWNER!r})
+            # Two short runs, and one that is long enough to be hit in the middle.
+            method, tokens = (("greedy", 16), ("token-recycling", 16), ("sampling", 400))[number % 3]
+            prompt = f"run {number} of {os.getpid()}"
+            events = engines.run(model, method, prompt, seed=number, max_new_tokens=tokens)
+            kept = store.recording(events, owner="k" * 32)
             for event in kept: pass
             assert store.problem is None, store.problem
             # Said only when the last event has passed: from now on this run must never be lost.
@@ -61,7 +63,7 @@ for line in sys.stdin:
 
 def test_fifty_kills_lose_no_finished_run(tiny_llama_folder: Path, path: Path) -> None:
     rng = random.Random(7)
-    code = NURSERY.format(folder=str(tiny_llama_folder), path=str(path))
+    code = NURSERY.replace("FOLDER", repr(str(tiny_llama_folder))).replace("PATH", repr(str(path)))
     nursery = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )

@@ -15,6 +15,7 @@ from tests.playground.stored_runs import on_disk, started, whole_run
 
 ME, YOU = "m" * 32, "y" * 32
 NUMBERS = "SELECT a.seq FROM events AS a, events AS b, events AS c, events AS d"
+ENDLESS = NUMBERS.replace("a.seq", "count(*)") + ", events e, events f, events g"
 
 
 @pytest.fixture
@@ -172,7 +173,8 @@ def test_rows_and_cells_are_bounded(both: Store) -> None:
     assert (len(answer.rows), answer.full) == (MOST_ROWS, False)
     long = query(both, ME, "SELECT printf('%.*c', 100000, 'x'), substr(body, 1, 5) FROM events LIMIT 3")
     assert [len(row[0] or "") for row in long.rows] == [LONGEST_CELL + 1] * 3
-    wide = query(both, ME, f"SELECT {', '.join(['printf(%.2000c, 120)'.replace('%.2000c', chr(39) + '%.2000c' + chr(39))] * 90)} FROM events a, events b, events c")  # fmt: skip
+    cells = ", ".join(["printf('%.2000c', 'x')"] * 90)
+    wide = query(both, ME, f"SELECT {cells} FROM events a, events b, events c")
     assert len(wide.rows) < 20
     assert not wide.full
 
@@ -180,11 +182,11 @@ def test_rows_and_cells_are_bounded(both: Store) -> None:
 @pytest.mark.parametrize(
     "sql",
     [
-        NUMBERS.replace("a.seq", "count(*)") + ", events e, events f, events g",
+        ENDLESS,
         "SELECT instr(printf('%.*c', 8000000, 'a'), printf('%.*c', 4000000, 'a') || 'b')",
         NUMBERS.replace("a.seq", "a.body || b.body || c.body") + ", events e ORDER BY random() || a.body",
         "SELECT length(group_concat(printf('%.*c', 4000000, 'x'))) FROM events a, events b",
-        "SELECT count(DISTINCT a.body || b.body || c.body || d.body || e.body) FROM events a, events b, events c, events d, events e",  # fmt: skip
+        NUMBERS.replace("a.seq", "count(DISTINCT a.body || b.body || c.body || d.body || e.body)") + ", events e",
     ],
     ids=["loops", "one long step", "sorting", "length", "distinct"],
 )
@@ -196,7 +198,11 @@ def test_time_and_room_are_bounded(both: Store, sql: str) -> None:
 
 
 def test_a_long_query_delays_no_run(both: Store) -> None:
-    slow = threading.Thread(target=lambda: pytest.raises(QueryError, query, both, ME, NUMBERS.replace("a.seq", "count(*)") + ", events e, events f, events g", seconds=1.5))  # fmt: skip
+    def ask() -> None:
+        with pytest.raises(QueryError):
+            query(both, ME, ENDLESS, seconds=1.5)
+
+    slow = threading.Thread(target=ask)
     slow.start()
     time.sleep(0.3)
     began = time.monotonic()

@@ -248,7 +248,8 @@ def test_stop_ends_the_waiting() -> None:
 
 
 def test_stop_ends_a_run_before_its_next_step() -> None:
-    stop, made = threading.Event(), []
+    stop = threading.Event()
+    made: list[int] = []
     turns = Turnstile().take_turns(steps("a", 5, during=made.append), "a", stop)
     next(turns)
     stop.set()

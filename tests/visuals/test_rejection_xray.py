@@ -247,6 +247,7 @@ def test_every_guess_of_a_real_run(smollm: CausalModel, method: str, params: dic
             seen[judged.outcome] += 1
             left = {choice.token.id: choice.p for choice in one.left}
             assert one.node.token.id not in left
+            assert (judged.outcome == "rejected") == bool(judged.residual)
             assert sum(left.values()) <= 1 + 1e-5
             if one.next is not None and one.next.id in left:
                 drawn_from += 1

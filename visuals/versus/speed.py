@@ -106,7 +106,7 @@ def draw(lanes: Sequence[Lane]) -> Drawing | None:
     }
     return drawing(
         [bars, dots, words],
-        height=64 + 44 * len(measured),
+        height=120 + 44 * len(measured),
         min_width=380,
         margin={"t": 6, "l": 10, "r": 14, "b": 40},
         xaxis=axis("tokens per second", range=[0, most * 1.45], nticks=6),

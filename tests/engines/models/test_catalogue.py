@@ -21,7 +21,7 @@ ODD = {
     "two dashes": "a--b/c",
     "git": "a/b.git",
     "backslash": "a\\b",
-    "address": "https://example.org/a/b",
+    "other scheme": "ftp://example.org/a/b",
     "NUL": "org/na\0me",
     "line break": "org/name\n",
     "markup": "<script>/alert",
