@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import overhead, reference, speculative
+from benchmarks import load, overhead, page, reference, speculative
 from benchmarks.report import fill, saved
 from engines.method import Method, methods
+from playground.limits import limits_table
 
 
 def methods_table() -> str:
@@ -30,6 +31,11 @@ def main() -> int:
         fill("overhead", overhead.tables(watched))
     if guessed := saved(speculative.Speculation, "speculative"):
         fill("speculative", speculative.tables(guessed))
+    fill("limits", limits_table())
+    if crowded := saved(load.Load, "load"):
+        fill("load", load.tables(crowded))
+    if opened := saved(page.Opened, "page"):
+        fill("page", page.tables(opened))
     reference.write()
     return 0
 

@@ -73,7 +73,7 @@ def read_runs(file: Path) -> Iterator[list[Event]]:
         raise BadFile("is empty")
 
 
-def write_runs(store: Store, owner: str, file: IO[bytes], ids: Sequence[str] | None = None) -> Exported:
+def write_runs(store: Store, owner: str, file: IO[bytes] | gzip.GzipFile, ids: Sequence[str] | None = None) -> Exported:
     """Writes an owner's runs as JSON lines, newest first: those in `ids`, or all of them."""
     own = [
         row["id"]

@@ -16,6 +16,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def frames(
             costs[picture] = costs.get(picture, 0) + len(_json(change))
         views.append(view)
     rest = len(_json(views[0]["stream"])) + sum(
-        len(_json(difference({**a, "plots": {}}, {**b, "plots": {}}))) for a, b in zip(views, views[1:], strict=False)
+        len(_json(difference({**a, "plots": {}}, {**b, "plots": {}}))) for a, b in pairwise(views)
     )
     fixed: list[str] = []
     saved = {picture: cost - len(_json(whole["plots"].get(picture))) for picture, cost in costs.items()}
@@ -120,7 +121,7 @@ def frames(
     for view in views:
         for picture in fixed:
             view["plots"][picture] = whole["plots"][picture]
-    deltas = [difference(a, b) for a, b in zip(views, views[1:], strict=False)]
+    deltas = [difference(a, b) for a, b in pairwise(views)]
     return {"first": views[0], "deltas": deltas}, [drawn[one].title for one in fixed]
 
 
@@ -270,7 +271,9 @@ def _run_page(entry: Mapping[str, str], data: Any, shortened: Sequence[str], tit
         f'<script type="application/json" id="playground-{name}">{_inert(value)}</script>\n'
         for name, value in inner.items()
     )
-    scripts = "".join(f'<script src="scripts/{name}"></script>\n' for name in (*(file.name for file in SCRIPTS), "gallery.js"))
+    scripts = "".join(
+        f'<script src="scripts/{name}"></script>\n' for name in (*(file.name for file in SCRIPTS), "gallery.js")
+    )
     return _page(f"{entry['method']} · {title}", f"<a href='index.html'>{say(title)}</a>", main + blocks + scripts)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from threading import Event as Flag
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from engines.models.causal import CausalModel
 
 TIE = 1e-4
-DRAWS = 2000
+DRAWS, LENGTH = 2000, 4
+"""Continuations drawn on the twin, and tokens in each."""
 PENALTIES = ("repetition_penalty", "frequency_penalty", "presence_penalty")
 PATIENCE = 0.5
 """Seconds that a step of a proof waits for the runs in progress to end."""
@@ -112,7 +113,7 @@ def _check_distribution(events: Sequence[Event]) -> Iterator[Proof]:
     from engines.goodness_of_fit import distribution_test
 
     header = _header(events)
-    for fit in distribution_test(header.method, header.params, DRAWS):
+    for fit in distribution_test(header.method, header.params, DRAWS, length=LENGTH):
         yield Proof(kind="distribution", done=fit.draws, count=DRAWS, fit=fit)
 
 
@@ -212,7 +213,7 @@ def what_is_checked(events: Sequence[Event], kind: Kind) -> dict[str, Any]:
         # It is today's code that draws, whichever made the run.
         from engines.runner import code
 
-        return {**shared, "weights": f"twin, {DRAWS} draws", "code": code()}
+        return {**shared, "weights": f"twin, {DRAWS} draws of {LENGTH}", "code": code()}
     given = [placed.token.id for placed in committed(events) if placed.origin == "given"]
     return {
         **shared,
@@ -240,7 +241,7 @@ def _hash(value: Any) -> str:
 # Checking while others decode.
 
 
-def aside(turnstile: Turnstile, steps: Iterator[Proof], owner: str | None, stop: Flag) -> Iterator[Proof]:
+def aside(turnstile: Turnstile, steps: Iterator[Proof], owner: str | None, stop: Flag) -> Generator[Proof, None, None]:
     """The same steps, each taken when no run is in progress, or after waiting for `PATIENCE` seconds.
 
     What they take of the device is charged to `owner`. Ends before the next step when `stop` is set.

@@ -146,7 +146,31 @@ class Guard:
         if uploading and _size(self._folder) > UPLOADS_KEPT:
             await PlainTextResponse("Too many uploads at the moment. Try again later.", 503)(scope, receive, answer)
             return
+        if uploading:
+            answer = self._of_known_kind(scope, receive, answer)
         await self._app(scope, _bounded(receive, limit), answer)
+
+    def _of_known_kind(self, scope: Scope, receive: Receive, send: Send) -> Send:
+        """Passes the answer to an upload on, unless it names files that no page reads: those are deleted again."""
+        held: list[Message] = []
+
+        async def answer(message: Message) -> None:
+            held.append(message)
+            if message["type"] != "http.response.body" or message.get("more_body"):
+                return
+            if held[0]["status"] == 200:
+                body = b"".join(one.get("body", b"") for one in held)
+                files = [Path(name) for name in msgspec.json.decode(body, type=list[str])]
+                if not all(file.name.lower().endswith(tuple(self._uploads)) for file in files):
+                    for file in files:
+                        file.unlink(missing_ok=True)
+                    wanted = ", ".join(sorted(self._uploads))
+                    await PlainTextResponse(f"Only these files are read: {wanted}.", 415)(scope, receive, send)
+                    return
+            for one in held:
+                await send(one)
+
+        return answer
 
 
 class Nonces:

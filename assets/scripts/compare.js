@@ -97,7 +97,7 @@
         navigator.clipboard?.writeText(address(head.id).href).then(() => (copy.textContent = say("copied")));
       } });
       const many = head.whole === 1 ? say("rounds-done-one") : say("rounds-done", { n: head.whole });
-      about.replaceChildren(make("p", { class: "asked" }, make("span", { class: "asked-label", text: say("asked") }), make("span", { class: "asked-prompt", dir: "auto", text: head.prompt }), make("small", { text: `${say("seed", { seed: head.seed })} · ${many}` }), copy));
+      about.replaceChildren(make("p", { class: "asked" }, make("span", { class: "asked-label", text: say("asked") }), make("span", { class: "asked-prompt", dir: "auto", text: head.prompt }), make("small", { text: `${say("seed", { seed: head.seed })} · ${many}` }), head.kept && copy));
     }
 
     function paintLive() {
@@ -298,7 +298,7 @@
     function keepAddress() {
       const url = new URL(location.href);
       const here = document.body.dataset.page === "compare";
-      const wanted = here && head.id && !head.live ? head.id : null;
+      const wanted = here && head.kept && !head.live ? head.id : null;
       if (url.searchParams.get("comparison") === wanted) return;
       wanted ? url.searchParams.set("comparison", wanted) : url.searchParams.delete("comparison");
       history.replaceState(history.state, "", url);

@@ -23,9 +23,10 @@
     let period = "";
     let runs = [];
     let state = { total: 0, more: "", facets: {}, own: null };
-    let recorded = [];
+    const recorded = P.parse(props.recorded, []);
     let ticket = 0;
     let looks = 0;
+    let asked = 0; // ticket of the search that stands here
     let answered = 0;
     let typing = null;
     let confirming = false;
@@ -66,6 +67,7 @@
       search = { ...search, ...fields };
       if (!search.words) search.order = "newest";
       runs = [];
+      asked = ticket + 1;
       paintFilters();
       ask();
     }
@@ -300,15 +302,13 @@
 
     function update() {
       const value = P.parse(props.value, {});
-      if (value.recorded) (recorded = value.recorded), paintRecorded();
       if (!value.ticket) return;
-      if (value.search && !same({ ...NOTHING, ...value.search }, search)) return; // a newer search is on its way
       if (value.ticket.startsWith(P.page)) {
         const number = Number(value.ticket.slice(P.page.length));
-        if (number < answered) return;
+        if (number < Math.max(answered, asked)) return; // an answer to an older search
         answered = number;
         if (number === ticket) card.removeAttribute("aria-busy");
-      } else if (!value.search && !same(search, NOTHING)) return ask();
+      } else if (!same(search, NOTHING)) return ask();
       const known = new Set(runs.map((run) => run.id));
       runs = value.append ? [...runs, ...value.runs.filter((run) => !known.has(run.id))] : value.runs;
       state = { total: value.total, more: value.more, facets: value.facets, own: value.own ?? 0, problem: value.problem, said: value.said };
@@ -331,8 +331,9 @@
     new MutationObserver(() => shows() && ask()).observe(document.body, { attributes: true, attributeFilter: ["data-page"] });
     document.addEventListener("visibilitychange", () => !document.hidden && shows() && ask());
     watch("value", update);
-    update();
+    paintRecorded();
     paintFilters();
+    update();
     if (shows()) ask();
   };
 

@@ -12,6 +12,7 @@ import gradio as gr
 from engines.errors import DecodingError
 from playground.atlas import Row, atlas, catch_up
 from playground.store import is_owner
+from playground.ui.asked import ticket_of, told_by
 from playground.ui.house import House
 from playground.ui.live import Live, encode
 from playground.ui.play import PRIVATE
@@ -32,7 +33,8 @@ def build(house: House, owner: gr.BrowserState) -> AtlasTable:
     table = AtlasTable()
 
     def ask(owner: str, event: gr.EventData) -> str:
-        return encode(shown(house, owner) | {"ticket": str(event._data.get("ticket", ""))[:64]})
+        told = told_by(event)
+        return encode(shown(house, owner) | {"ticket": ticket_of(told)})
 
     table.ask(ask, owner, table, trigger_mode="always_last", concurrency_limit=2, **PRIVATE)
     return table

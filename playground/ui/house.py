@@ -131,6 +131,7 @@ class House:
             "model": self.resident.chip(),
             "fraction": self.resident.fraction,
             "problem": self.resident.problem,
+            "running": self.turnstile.running,
             "people": self._people(str(what.get("page", ""))),
             "loaded": f"{model.name} {model.precision}" if model else "",
             "kept": self.store.problem or KEPT,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -108,17 +108,19 @@ class _Ended(threading.Event):
         return super().is_set() or self._house.busy(self._page)
 
 
-def shown(house: House, run: str, events: list[Event] | Any, now: Proof | None = None) -> str:
+def shown(house: House, run: str, events: Sequence[Event], now: Proof | None = None) -> str:
     """The value of a strip: what is known of a run, or how far its check has come."""
     asked = proof.question(events, house.methods)
+    header = events[0]
+    assert isinstance(header, Started)
     if asked not in ("tokens", "distribution"):
         return encode({"run": run, "mark": {"lossy": "≈", "plain": "="}.get(asked, "·"), "says": NOTHING[asked]})
     found = now or proof.known(house.store, events, asked)
     if found is None:
-        missing = _missing(house, events[0]) if asked == "tokens" else None
+        missing = _missing(house, header) if asked == "tokens" else None
         says = missing or text("proof.unchecked" if asked == "tokens" else "proof.unchecked-law")
         return encode({"run": run, "mark": "·", "says": says} | ({} if missing else {"check": True}))
-    value = _tokens(found) if asked == "tokens" else _law(house, found, events[0])
+    value = _tokens(found) if asked == "tokens" else _law(house, found, header)
     return encode({"run": run, **value})
 
 
@@ -180,7 +182,7 @@ def _law(house: House, found: Proof, header: Started) -> dict[str, Any]:
         "proof.how-law",
         method=method.title if method else header.method,
         count=found.count,
-        length=4,
+        length=proof.LENGTH,
         accepted=f"{fit.accepted:,}",
         tested=f"{fit.tested:,}",
     )

@@ -19,6 +19,7 @@ from playground.setup import Setup
 from playground.store import is_owner
 from playground.texts import Text, text
 from playground.turnstile import Stopped
+from playground.ui.asked import ids_of, ticket_of, told_by
 from playground.ui.decoding import waiting
 from playground.ui.house import House
 from playground.ui.live import Live, encode
@@ -39,9 +40,8 @@ def connect(house: House, panel: RunPanel, sessions: Live, play: Play, page: Any
     """Lets the session list fill the panel."""
 
     def show(owner: str, page: str, event: gr.EventData) -> Iterator[str]:
-        told = event._data
-        ids = [str(id)[:64] for id in told.get("ids", [])][:2]
-        ticket = str(told.get("ticket", ""))[:64]
+        told = told_by(event)
+        ids, ticket = ids_of(told, 2), ticket_of(told)
         try:
             match told.get("what"):
                 case "diff" if len(ids) == 2:

@@ -22,6 +22,7 @@ from playground.search import MARKS, PAGE, Hit, asked, facets, search
 from playground.store import StoredRun, Unwritable, is_owner
 from playground.texts import Text, text
 from playground.ui import atlas_table, run_panel, sql_box
+from playground.ui.asked import ids_of, ticket_of, told_by
 from playground.ui.house import House
 from playground.ui.live import Live, encode, native
 from playground.ui.play import PRIVATE, Play, reopened
@@ -38,12 +39,12 @@ SHOWN_PROMPT, SHOWN_OUTPUT = 200, 160
 class SessionList(Live):
     """Search, filters, the runs, and what can be done with those selected.
 
-    Triggers `ask` with a search, `alter` with what to do to which runs, `export` with ids or none for all, `show`
-    with what to show of which runs, and `open` with a run.
+    `recorded` are the runs that come with the program. Triggers `ask` with a search, `alter` with what to do to
+    which runs, `export` with ids or none for all, `show` with what to show of which runs, and `open` with a run.
     """
 
-    def __init__(self, value: str = "", **props: Any) -> None:
-        props |= {"marks": encode(MARKS)}
+    def __init__(self, recorded: list[dict[str, str]], value: str = "", **props: Any) -> None:
+        props |= {"marks": encode(MARKS), "recorded": encode(recorded)}
         super().__init__("sessions", value, events=("open", "ask", "alter", "export", "show"), **props)
 
 
@@ -51,7 +52,7 @@ def build(house: House, play: Play, page: Any) -> SessionList:
     """Lays out the page; opening a run shows it on the Play page."""
     with gr.Column(elem_classes=["page", "page-sessions"]):
         panel = run_panel.RunPanel()
-        sessions = SessionList(empty(house))
+        sessions = SessionList([_recorded(house, name) for name in house.shelf.recordings()])
         with gr.Row(elem_classes=["card", "exchange"]):
             bring = gr.UploadButton(
                 native("sessions.import"), file_types=[".jsonl", ".gz"], elem_id="import", min_width=0
@@ -66,19 +67,21 @@ def build(house: House, play: Play, page: Any) -> SessionList:
         return reopened(house, str(event._data["run"]))
 
     def ask(owner: str, event: gr.EventData) -> str:
-        return found(house, owner, event._data)
+        return found(house, owner, told_by(event))
 
     def alter(owner: str, event: gr.EventData) -> str:
         try:
-            said: str | Text = altered(house, owner, event._data)
+            said: str | Text = altered(house, owner, told_by(event))
         except DecodingError as error:
             said = str(error)
-        return found(house, owner, event._data | {"after": ""}, said)
+        return found(house, owner, told_by(event) | {"after": ""}, said)
 
     def export(owner: str, event: gr.EventData) -> tuple[Any, str]:
         try:
-            path, said = exported(house, owner, _ids(event._data) if event._data.get("ids") else None)
-        except (DecodingError, OSError) as error:
+            path, said = exported(
+                house, owner, ids_of(told_by(event), MOST_SHOWN) if told_by(event).get("ids") else None
+            )
+        except DecodingError as error:
             return None, message(str(error), tone="problem")
         return str(path), message(said)
 
@@ -86,7 +89,7 @@ def build(house: House, play: Play, page: Any) -> SessionList:
         try:
             said: str | Text = imported(house, owner, upload)
             tone = "calm"
-        except (DecodingError, OSError) as error:
+        except DecodingError as error:
             said, tone = str(error), "problem"
         return message(said, tone=tone), found(house, owner, {"ticket": secrets.token_hex(4)})
 
@@ -113,17 +116,10 @@ class ExchangeNote(Live):
         super().__init__("exchange-note", value, **props)
 
 
-def empty(house: House) -> str:
-    """The value of a `SessionList` before anybody has asked: the runs that come with the program."""
-    shipped = [_recorded(house, name) for name in house.shelf.recordings()]
-    return encode({"recorded": shipped})
-
-
 def found(house: House, owner: str, told: dict[str, Any], said: str | Text = "") -> str:
     """The value of a `SessionList` for a search as the browser sends it: `search`, `after`, `shown`, `ticket`."""
-    ticket, after = str(told.get("ticket", ""))[:64], str(told.get("after") or "")[:80]
-    echo = {"ticket": ticket, "search": told.get("search"), "append": bool(after), "problem": house.store.problem}
-    echo["said"] = said
+    ticket, after = ticket_of(told), str(told.get("after") or "")[:80]
+    echo = {"ticket": ticket, "append": bool(after), "problem": house.store.problem, "said": said}
     if not is_owner(owner):
         return encode(echo | {"runs": [], "total": 0, "more": "", "facets": {}})
     shown = told.get("shown")
@@ -132,10 +128,10 @@ def found(house: House, owner: str, told: dict[str, Any], said: str | Text = "")
         wanted = asked(told.get("search") or {})
         page = search(house.store, owner, wanted, limit=limit, after=after)
         values = facets(house.store, owner)
+        parents = _parents(house, owner, [hit.run.id for hit in page.hits])
     except DecodingError as error:
         return encode(echo | {"runs": [], "total": 0, "more": "", "facets": {}, "problem": str(error)})
     categories = {prompt.prompt: prompt.category for prompt in house.prompts.values()}
-    parents = _parents(house, owner, [hit.run.id for hit in page.hits])
     runs = [_entry(house, hit, categories, parents) for hit in page.hits]
     return encode(
         echo
@@ -151,7 +147,7 @@ def found(house: House, owner: str, told: dict[str, Any], said: str | Text = "")
 
 def altered(house: House, owner: str, told: dict[str, Any]) -> str | Text:
     """Does what the browser asks for, and says what was done. Raises `DecodingError` when it cannot be done."""
-    store, ids = house.store, _ids(told)
+    store, ids = house.store, ids_of(told, MOST_SHOWN)
     if not is_owner(owner):
         return text("sessions.gone")
     match told.get("what"):
@@ -174,11 +170,14 @@ def exported(house: House, owner: str, ids: list[str] | None) -> tuple[Path, str
     if not is_owner(owner):
         raise Unwritable(str(text("sessions.nothing-to-export")))
     folder = Path(get_upload_folder()) / "exports"
-    _sweep(folder)
     place = folder / secrets.token_urlsafe(24)
-    place.mkdir(parents=True)
     path = place / f"decoding-runs-{time.strftime('%Y-%m-%d')}.jsonl.gz"
-    done = exchange.write_file(house.store, owner, path, ids)
+    try:
+        _sweep(folder)
+        place.mkdir(parents=True)
+        done = exchange.write_file(house.store, owner, path, ids)
+    except OSError as error:
+        raise Unwritable(f"The file could not be written: {error.strerror}.") from None
     if not done.runs:
         shutil.rmtree(place)
         raise Unwritable(str(text("sessions.nothing-to-export")))
@@ -202,11 +201,6 @@ def _sweep(folder: Path) -> None:
     for old in folder.glob("*"):
         if time.time() - old.stat().st_mtime > EXPORTS_KEPT:
             shutil.rmtree(old, ignore_errors=True)
-
-
-def _ids(told: dict[str, Any]) -> list[str]:
-    ids = told.get("ids")
-    return [str(id)[:64] for id in ids][:MOST_SHOWN] if isinstance(ids, list) else []
 
 
 def _parents(house: House, owner: str, ids: list[str]) -> set[str]:

@@ -157,7 +157,9 @@ def opened_by(house: House, query: Mapping[str, str]) -> tuple[list[Any] | None,
     notes = [text("share.for-class" if "class" in query else "share.opened")]
     if setup.prefix:
         notes.append(text("share.given", n=len(setup.prefix)))
-    strange = [name for name in chosen(setup) if name not in {one.name for one in house.methods[setup.method].settings()}]
+    strange = [
+        name for name in chosen(setup) if name not in {one.name for one in house.methods[setup.method].settings()}
+    ]
     if strange:
         notes.append(text("share.unknown-settings", names=", ".join(strange)))
     here = _loaded(house)
@@ -170,9 +172,7 @@ def opened_by(house: House, query: Mapping[str, str]) -> tuple[list[Any] | None,
     return in_rail(house, setup), notice(*notes, models=other, held=held)
 
 
-def notice(
-    *notes: str | Text, tone: str = "calm", models: bool = False, held: Mapping[str, Any] | None = None
-) -> str:
+def notice(*notes: str | Text, tone: str = "calm", models: bool = False, held: Mapping[str, Any] | None = None) -> str:
     """The value of a `Notice`. `models` offers the Models page; `held` are the fields that a class cannot change."""
     return encode({"notes": notes, "tone": tone, "models": models, "held": held})
 
@@ -181,4 +181,3 @@ def _loaded(house: House) -> tuple[str, str]:
     """Name and precision of the model in use, or of the one on its way."""
     model = house.resident.model
     return (model.name, model.precision) if model else (house.resident.wanted, "")
-

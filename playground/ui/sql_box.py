@@ -9,6 +9,7 @@ import gradio as gr
 from engines.errors import DecodingError
 from playground.query import COLUMNS, MOST_ROWS, query
 from playground.texts import text
+from playground.ui.asked import ticket_of, told_by
 from playground.ui.house import House
 from playground.ui.live import Live, encode
 from playground.ui.play import PRIVATE
@@ -49,8 +50,9 @@ def build(house: House, owner: gr.BrowserState) -> SqlBox:
     box = SqlBox()
 
     def ask(owner: str, event: gr.EventData) -> str:
-        ticket = str(event._data.get("ticket", ""))[:64]
-        return encode(answered(house, owner, str(event._data.get("sql", ""))) | {"ticket": ticket})
+        told = told_by(event)
+        ticket = ticket_of(told)
+        return encode(answered(house, owner, str(told.get("sql", ""))) | {"ticket": ticket})
 
     box.ask(ask, owner, box, concurrency_limit=4, **PRIVATE)
     return box

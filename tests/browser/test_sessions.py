@@ -11,6 +11,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 pytestmark = pytest.mark.browser
 
+expect.set_options(timeout=20_000)
 ENDED = "!document.querySelector('.scrubber .status').classList.contains('live')"
 MARKUP = "<img src=x onerror='window.hacked=1'>"
 

@@ -20,7 +20,12 @@ from playground.setup import Setup
 pytestmark = pytest.mark.browser
 
 SETUP = Setup(
-    method="sampling", prompt="Name\ntwo birds.", params={"temperature": 0.6}, seed=41, max_new_tokens=9, stop=("\n", "b")
+    method="sampling",
+    prompt="Name\ntwo birds.",
+    params={"temperature": 0.6},
+    seed=41,
+    max_new_tokens=9,
+    stop=("\n", "b"),
 )
 
 
@@ -134,7 +139,7 @@ def test_a_class_cannot_change_prompt_and_seed_until_it_makes_them_its_own(page:
     expect(page.locator(".notice")).to_contain_text("Your teacher's link fixes prompt and seed")
     prompt = page.locator("#prompt textarea")
     expect(prompt).to_have_attribute("readonly", "")
-    expect(page.locator(".prompt-tools")).to_be_hidden()
+    expect(page.locator(".page-play .prompt-tools")).to_be_hidden()
     page.click("#method .chosen")
     page.locator("#method .option[data-id='greedy']").click()
     expect(page.locator("#method .chosen b")).to_have_text("Greedy")
@@ -147,7 +152,10 @@ def test_a_class_cannot_change_prompt_and_seed_until_it_makes_them_its_own(page:
 
 
 def test_projector_mode_is_large_quiet_and_kept_by_the_tab(page: Page) -> None:
-    size = "parseFloat(getComputedStyle(document.querySelector('.tok')).fontSize) * document.querySelector('.tok').currentCSSZoom"
+    size = """(() => {
+        const token = document.querySelector('.tok');
+        return parseFloat(getComputedStyle(token).fontSize) * token.currentCSSZoom;
+    })()"""
     before = page.evaluate(size)
     page.focus("#prompt textarea")
     page.keyboard.type("p")
@@ -158,7 +166,7 @@ def test_projector_mode_is_large_quiet_and_kept_by_the_tab(page: Page) -> None:
     assert page.evaluate(size) == pytest.approx(1.5 * before)
     page.mouse.move(800, 500)
     page.wait_for_function("document.querySelector('.rail').getBoundingClientRect().right < 20")
-    assert page.evaluate("document.querySelector('header.shell').getBoundingClientRect().bottom") < 20
+    page.wait_for_function("document.querySelector('header.shell').getBoundingClientRect().bottom < 12")
     page.mouse.move(4, 300)
     page.wait_for_function("document.querySelector('.rail').getBoundingClientRect().left === 0")
     page.mouse.move(800, 500)
@@ -243,7 +251,9 @@ def test_a_gallery_plays_from_a_disk(browser: Browser, gallery: Path) -> None:
     problems: list[str] = []
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda one: None if one.url.startswith(("file:", "data:", "blob:")) else problems.append(one.url))
+    page.on(
+        "request", lambda one: None if one.url.startswith(("file:", "data:", "blob:")) else problems.append(one.url)
+    )
     page.goto((gallery / "index.html").as_uri())
     assert page.inner_text("h1") == "Three runs & more"
     page.click(".runs a")

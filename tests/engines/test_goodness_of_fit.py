@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -163,7 +164,7 @@ def test_progress_comes_in_small_steps_and_ends_whole() -> None:
     fits = list(distribution_test("prompt-lookup", HOT, 23))
     drawn = [one.draws for one in fits]
     assert drawn == sorted(drawn)
-    assert max(b - a for a, b in zip(drawn, drawn[1:], strict=False)) <= 5
+    assert max(b - a for a, b in pairwise(drawn)) <= 5
     assert (fits[-1].draws, fits[-1].wanted, fits[-1].done) == (23, 23, True)
     assert not fits[-2].done
     assert all(math.isfinite(one.statistic) and 0 <= one.p_value <= 1 for one in fits)

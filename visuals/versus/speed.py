@@ -9,8 +9,11 @@ from typing import Any
 from visuals.canvas import NORMAL, axis, drawing, text_font
 from visuals.palette import LIGHT
 from visuals.picture import Drawing, Picture, Row
+from visuals.spelling import safe
 from visuals.versus.lanes import Lane
 
+SHORT = 16
+"""Letters of a title beside its bar."""
 NONE_YET = "No run has come to its end yet."
 
 
@@ -65,7 +68,7 @@ def draw(lanes: Sequence[Lane]) -> Drawing | None:
     if not measured:
         return None
     most = max(max(speeds) for _, speeds in measured)
-    names = [lane.label for lane, _ in measured]
+    names = [_short(lane) for lane, _ in measured]
     medians = [statistics.median(speeds) for _, speeds in measured]
     bars: dict[str, Any] = {
         "type": "bar",
@@ -89,7 +92,7 @@ def draw(lanes: Sequence[Lane]) -> Drawing | None:
         "type": "scatter",
         "mode": "markers",
         "x": [round(speed, 2) for _, speeds in measured for speed in speeds],
-        "y": [lane.label for lane, speeds in measured for _ in speeds],
+        "y": [_short(lane) for lane, speeds in measured for _ in speeds],
         "marker": {"size": 6, "color": LIGHT["panel"], "line": {"color": LIGHT["ink"], "width": 1}},
         "customdata": [round + 1 for _, speeds in measured for round in range(len(speeds))],
         "hovertemplate": "round %{customdata}: %{x} tokens/s<extra></extra>",
@@ -97,7 +100,7 @@ def draw(lanes: Sequence[Lane]) -> Drawing | None:
     words = {
         "type": "scatter",
         "mode": "text",
-        "x": [round(max(speeds) + most * 0.02, 2) for _, speeds in measured],
+        "x": [round(max(speeds) + most * 0.03, 2) for _, speeds in measured],
         "y": names,
         "text": [_said(lane, mid, lanes[0]) for (lane, _), mid in zip(measured, medians, strict=True)],
         "textposition": "middle right",
@@ -121,6 +124,12 @@ def _measured(lanes: Sequence[Lane]) -> list[tuple[Lane, list[float]]]:
         for lane in lanes
         if (speeds := [one.tokens_per_second for one in lane.totals if one is not None])
     ]
+
+
+def _short(lane: Lane) -> str:
+    """Few enough letters to leave a phone some room for the bars."""
+    title = lane.title if len(lane.title) <= SHORT else f"{lane.title[: SHORT - 1].rstrip()}…"
+    return f"{lane.letter}  {safe(title)}"
 
 
 def _tint(lane: Lane) -> str:

@@ -244,7 +244,8 @@ def _traces(one: Measured, curve: Curve, cheaper: float) -> list[dict[str, Any]]
         "x": [round(alpha, 4)],
         "marker": {"symbol": symbol, "size": 11, "color": colour, "line": {"color": LIGHT["panel"], "width": 1.5}},
         "text": [one.lane.letter],
-        "textposition": "top left",
+        # Points often lie close together: each contestant has its letter on a side of its own.
+        "textposition": ("top left", "top left", "bottom right", "top right")[one.lane.place],
         "textfont": {"size": NORMAL, "color": LIGHT["ink"]},
         "showlegend": False,
         "cliponaxis": False,

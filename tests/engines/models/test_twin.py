@@ -59,7 +59,7 @@ def test_a_tree_is_read_as_its_branches_are() -> None:
 
 def test_it_decodes_like_any_model() -> None:
     events = list(run(twin(), "greedy", "abc", raw=True, max_new_tokens=5))
-    assert [type(event).__name__ for event in events][0] == "Started"
+    assert type(events[0]).__name__ == "Started"
     assert 1 <= len(events[-1].token_ids) <= 5  # type: ignore[attr-defined]
 
 
