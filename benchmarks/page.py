@@ -40,10 +40,11 @@ COUNT = """() => {
   const seen = window.counted = { frames: 0, texts: 0, pictures: {}, since: performance.now() };
   const frame = () => { seen.frames++; requestAnimationFrame(frame); };
   requestAnimationFrame(frame);
-  new MutationObserver(() => seen.texts++).observe(document.querySelector('.tokens'), { childList: true, subtree: true });
+  const text = document.querySelector('.tokens');
+  new MutationObserver(() => seen.texts++).observe(text, { childList: true, subtree: true });
   const react = window.Plotly.react;
   window.Plotly.react = (node, ...rest) => {
-    const id = node.closest('[id],[data-picture]')?.dataset.picture ?? [...document.querySelectorAll('.js-plotly-plot')].indexOf(node);
+    const id = [...document.querySelectorAll('.js-plotly-plot')].indexOf(node);
     seen.pictures[id] = (seen.pictures[id] ?? 0) + 1;
     return react(node, ...rest);
   };
@@ -85,9 +86,7 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
 
 def measure(setting: Setting, *, model: str, visits: int, tokens: int) -> Opened:
     """Visits, then one run."""
-    path = next(
-        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-    )
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with served({"DECODING_PLAYGROUND_MODEL": model}) as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         _ready(browser, server.address)
@@ -113,10 +112,8 @@ def _ready(browser: Browser, address: str) -> None:
     """Waits for the model, so that loading it does not slow anything down."""
     page = browser.new_page()
     page.goto(address)
-    page.wait_for_function(
-        "document.querySelector('.chip.model') && !document.querySelector('.chip.model progress') && document.querySelector('.chip.model').textContent.includes('·')",
-        timeout=180_000,
-    )
+    # Its chip then says the precision.
+    page.wait_for_function("document.querySelector('.chip.model')?.textContent.split('·').length > 2", timeout=180_000)
     page.close()
 
 

@@ -62,7 +62,7 @@ def shipped(category: str = "") -> PromptSet:
     chosen = [row for row in rows if not category or row["category"].lower() == category.lower()]
     if not chosen:
         raise NoPrompts(f"No shipped prompt is of the category {shown(category)}. There are: {', '.join(categories())}.")
-    title = f"shipped, {chosen[0]['category']}" if category else "shipped"
+    title = f"Shipped prompts: {chosen[0]['category']}" if category else "Shipped prompts"
     return PromptSet(title, tuple(Asked(row["id"], row["prompt"], row["category"]) for row in chosen))
 
 
@@ -80,7 +80,7 @@ def pasted(text: str) -> PromptSet:
             begun = bool(line.strip())
     else:
         blocks = list(enumerate(lines, 1))
-    return _checked("pasted", ((number, {"prompt": block.strip()}) for number, block in blocks))
+    return _checked("Pasted prompts", ((number, {"prompt": block.strip()}) for number, block in blocks))
 
 
 def uploaded(name: str, content: bytes) -> PromptSet:
@@ -137,7 +137,7 @@ def _csv(text: str) -> Iterator[tuple[int, Any]]:
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:
-        raise NoPrompts(f"Line {reader.line_num} cannot be read as CSV: {error}.") from None
+        raise NoPrompts(f"Line {reader.reader.line_num} cannot be read as CSV: {error}.") from None
 
 
 def _checked(title: str, rows: Iterable[tuple[int, Any]]) -> PromptSet:

@@ -283,7 +283,7 @@
       if (!one.done && !one.failed) return results.replaceChildren(make("p", { class: "empty-runs", text: say("results-empty") }));
       const matrix = make("div", { class: "scroll matrix-scroll", tabindex: "0", role: "region", "aria-label": say("every-run") }, make("table", { class: "sweep-table matrix" },
         make("thead", {}, make("tr", {}, make("th", { scope: "col", text: say("prompt") }), one.seeds.length > 1 ? make("th", { scope: "col", class: "num", text: say("seed") }) : null, ...one.methods.map((method) => make("th", { scope: "col", class: "num", text: method })))),
-        make("tbody", {}, ...one.cells.map((row) => make("tr", {}, make("th", { scope: "row", title: row.title, text: row.prompt }), one.seeds.length > 1 ? make("td", { class: "num", text: row.seed }) : null, ...row.runs.map((run, index) => cell(run, row, one.methods[index])))))));
+        make("tbody", {}, ...one.cells.map((row) => make("tr", {}, make("th", { scope: "row", title: row.title }, document.createTextNode(row.prompt), make("small", { class: "sample", text: row.title })), one.seeds.length > 1 ? make("td", { class: "num", text: row.seed }) : null, ...row.runs.map((run, index) => cell(run, row, one.methods[index])))))));
       results.replaceChildren(...[
         table(one.lines, false),
         make("p", { class: "explains", text: say("note") }),
@@ -318,7 +318,7 @@
       if (!next) return;
       if (!next.earlier) {
         // Between two tables only the progress comes.
-        if (value.sweep?.id !== next.sweep?.id) return;
+        if (!value.sweep || !next.tick || value.sweep.id !== next.sweep?.id) return;
         value.tick = next.tick;
         return paintTick();
       }

@@ -41,8 +41,8 @@ class NgramIndex:
                     self._ends.setdefault(gram, end)
         self._indexed = max(self._indexed, len(text) - 1)
         for n in reversed(self._sizes):
-            if n < len(text) and (end := self._ends.get(tuple(text[-n:]))) is not None:
-                return end, n
+            if n < len(text) and (gram := tuple(text[-n:])) in self._ends:
+                return self._ends[gram], n
         return None
 
 

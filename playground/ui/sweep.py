@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -101,6 +102,11 @@ def build(house: House, play: Play, page: Any, header: Any) -> SweepBoard:
     def show(event: gr.EventData) -> list[Any]:
         return reopened(house, str(event._data.get("run", ""))[:64])
 
+    def owned(owner: str) -> list[Any]:
+        return view(house, owner, ticket=secrets.token_hex(4))
+
+    # A page that opens here asks before it knows its owner.
+    play.owner.change(owned, owner, outputs, queue=False, **DRAWING)
     working = {"concurrency_limit": 16, "concurrency_id": "sweep", "trigger_mode": "multiple"}
     form.begin(begin, [owner, page], outputs, **working, **DRAWING)
     board.go(go, [owner, page], outputs, **working, **DRAWING)

@@ -9,6 +9,8 @@ from playwright.sync_api import Browser, Page, expect
 
 pytestmark = pytest.mark.browser
 
+expect.set_options(timeout=20_000)
+
 PROMPT = "Say <b>red</b>, blue, red, blue, red."
 kept: list[str] = []
 """The address of the one comparison that most tests look at."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
@@ -32,8 +31,8 @@ def short(prompt: str = "abc", **more: object) -> Setup:
 
 
 @pytest.fixture
-def house(store: Store, tiny_llama: CausalModel) -> Iterator[House]:
-    yield limited(store, tiny_llama)
+def house(store: Store, tiny_llama: CausalModel) -> House:
+    return limited(store, tiny_llama)
 
 
 def limited(store: Store, model: CausalModel, **limits: int) -> House:

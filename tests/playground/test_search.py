@@ -61,7 +61,9 @@ def test_every_word_must_occur_in_a_run(store: Store, three: list[str], words: s
 
 def test_names_are_searched_as_soon_as_they_are_given(store: Store, three: list[str]) -> None:
     assert store.rename(ME, three[0], "photosynthesis, first try")
-    assert prompts(store, "photosyn") == ["Why is the leaf green?"]
+    (hit,) = search(store, ME, Search(words="photosyn")).hits
+    assert hit.run.id == three[0]
+    assert f"{MARKS[0]}photosynthesis{MARKS[1]}" in hit.excerpt, "found by the index, not by reading every run"
     assert store.rename(ME, three[0], "")
     assert prompts(store, "photosyn") == []
 

@@ -39,6 +39,7 @@ def test_a_step_names_the_lines_that_yielded_its_events(run: list[Event]) -> Non
     assert "yield run.candidates" in said["Candidates"]
     assert "run.commit" in said["Commit"]
     assert step.events[-1].kind == "Commit"
+    assert [event.kind for event in step.events].count("Commit") == 1, "of this step alone"
     assert not step.stale
 
 

@@ -13,7 +13,7 @@ from visuals.picture import Drawing, Picture, Row
 from visuals.spelling import safe
 
 NONE_YET = "No run has come to its end yet."
-LONGEST_LABEL = 34
+LONGEST_LABEL = 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,7 @@ def draw(groups: Sequence[Group], measure: str, line: float | None = None) -> Dr
         }
         for place, group in measured
     ]
+    most = max([*(max(group.values) for _, group in measured), line or 0.0])
     shapes = [
         {"type": "line", "x0": line, "x1": line, "y0": 0, "y1": 1, "yref": "paper",
          "line": {"color": LIGHT["soft"], "width": 1.5, "dash": "4px,3px"}}
@@ -76,9 +77,9 @@ def draw(groups: Sequence[Group], measure: str, line: float | None = None) -> Dr
     return drawing(
         boxes,
         height=64 + 46 * len(measured),
-        min_width=380,
+        min_width=290,
         margin={"t": 6, "l": 10, "r": 14, "b": 40},
-        xaxis=axis(measure, rangemode="tozero", nticks=6),
+        xaxis=axis(measure, range=[0, most * 1.08], nticks=6),
         yaxis=axis("", autorange="reversed", showgrid=False, tickfont={"size": NORMAL, "color": LIGHT["ink"]}),
         shapes=shapes,
     )
