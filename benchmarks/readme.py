@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import load, overhead, page, reference, speculative
+from benchmarks import load, overhead, page, reference, speculative, store
 from benchmarks.report import fill, saved
 from engines.method import Method, methods
 from playground.limits import limits_table
@@ -34,6 +34,8 @@ def main() -> int:
     fill("limits", limits_table())
     if crowded := saved(load.Load, "load"):
         fill("load", load.tables(crowded))
+    if kept := saved(store.Keeping, "store"):
+        fill("store", store.tables(kept))
     if opened := saved(page.Opened, "page"):
         fill("page", page.tables(opened))
     reference.write()

@@ -10,9 +10,9 @@ in every call; the runs of a client that names none can be read by their ids alo
 
 import inspect
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from typing import Any, cast
+from typing import Any
 
 import gradio as gr
 import msgspec
@@ -23,7 +23,7 @@ from playground import query, search
 from playground.arguments import checked, from_json_text, stranger, text, whose
 from playground.cards import method_object
 from playground.cli_compare import as_object as compared
-from playground.comparison import Comparison, Contestant, Entry, Runs, race
+from playground.comparison import Comparison, Contestant, Runs, race
 from playground.kept_comparisons import keep
 from playground.places import Place
 from playground.recording import new_run_id, spelled
@@ -157,7 +157,7 @@ class Api:
                 return self._house.record(setup, owner=mine, name=name)
 
             runs, due = Runs(comparison), 0.0
-            with closing(cast("Generator[Entry]", race(comparison, start))) as racing:
+            with closing(race(comparison, start)) as racing:
                 for entry in racing:
                     runs.take(entry)
                     if time.monotonic() >= due:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 OWNER = "command line"
 MODEL = "smollm2-135m"
-PLANNED = {"prompts": None, "method": [], "seeds": "0", "max_new_tokens": 64, "raw": False}
+PLANNED: dict[str, Any] = {"prompts": None, "method": [], "seeds": "0", "max_new_tokens": 64, "raw": False}
 """Options that a sweep which goes on has answered already."""
 
 
@@ -28,7 +28,9 @@ class Refused(DecodingError):
 
 def options(command: argparse.ArgumentParser) -> None:
     """Adds the options of `sweep`."""
-    command.add_argument("--prompts", metavar="FILE|shipped[:CATEGORY]", help="JSONL or CSV with a column prompt, or .txt")
+    command.add_argument(
+        "--prompts", metavar="FILE|shipped[:CATEGORY]", help="JSONL or CSV with a column prompt, or .txt"
+    )
     command.add_argument(
         "--method",
         action="append",
@@ -42,7 +44,9 @@ def options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", default="", metavar="ID", help=f"default: {MODEL}, or that of the resumed sweep")
     command.add_argument("--precision", default="", metavar="P", help="how the weights are held, e.g. float32, int8")
     command.add_argument("--executor", choices=["local", "ray"], default="local", help="default: %(default)s")
-    command.add_argument("--workers", type=int, metavar="N", help="with ray: workers at once; default: one per CPU or GPU")
+    command.add_argument(
+        "--workers", type=int, metavar="N", help="with ray: workers at once; default: one per CPU or GPU"
+    )
     command.add_argument("--resume", metavar="ID", help="go on with a sweep, or: last")
     command.add_argument("--again", action="store_true", help="with --resume: do failed runs again")
     command.add_argument("--csv", metavar="FILE", help="write every run as a line; - is standard output")
@@ -146,12 +150,12 @@ def _drive(store: Store, mine: Sweep, arguments: argparse.Namespace) -> int:
     if not mine.left:
         print("Nothing is left to do.", file=sys.stderr)
         return 0
-    progress = None
+    progress: Progress | None = None
     try:
         executor = _executor(store, mine, arguments)
         with progress_line() as show, closing(_watched(drive(store, mine.id, mine.owner, executor), show)) as steps:
-            for progress in steps:
-                pass
+            for latest in steps:
+                progress = latest
     except (KeyboardInterrupt, DecodingError) as error:
         done = progress.done + progress.failed if progress else mine.done + mine.failed
         said = "" if isinstance(error, KeyboardInterrupt) else f" {error}"
@@ -161,7 +165,7 @@ def _drive(store: Store, mine: Sweep, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _watched(steps: Iterator[Progress], show: Any) -> Iterator[Progress]:
+def _watched(steps: Generator[Progress], show: Any) -> Generator[Progress]:
     for progress in steps:
         if show is not None:
             left = f", {_duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
@@ -215,4 +219,10 @@ def _quartiles(spread: Spread | None) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )

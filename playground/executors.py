@@ -60,7 +60,7 @@ class Executor(Protocol):
 
 
 class InProcess:
-    """One run after the other, here. `record` begins one: `House.record` on the page, a recording of its own elsewhere."""
+    """One run after the other, here. `record` begins one: on the page `House.record`."""
 
     def __init__(self, record: Callable[[Setup], Recording]) -> None:
         self._record = record

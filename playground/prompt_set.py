@@ -61,7 +61,9 @@ def shipped(category: str = "") -> PromptSet:
     rows = json.loads(SHIPPED.read_text(encoding="utf-8"))
     chosen = [row for row in rows if not category or row["category"].lower() == category.lower()]
     if not chosen:
-        raise NoPrompts(f"No shipped prompt is of the category {shown(category)}. There are: {', '.join(categories())}.")
+        raise NoPrompts(
+            f"No shipped prompt is of the category {shown(category)}. There are: {', '.join(categories())}."
+        )
     title = f"Shipped prompts: {chosen[0]['category']}" if category else "Shipped prompts"
     return PromptSet(title, tuple(Asked(row["id"], row["prompt"], row["category"]) for row in chosen))
 
@@ -96,7 +98,9 @@ def uploaded(name: str, content: bytes) -> PromptSet:
         line = content[: error.start].count(b"\n") + 1
         raise NoPrompts(f"Line {line} is not UTF-8 text. Save the file as UTF-8.") from None
     if "\0" in text:
-        raise NoPrompts(f"Line {text[: text.index(chr(0))].count(chr(10)) + 1} holds a zero byte: this is no text file.")
+        raise NoPrompts(
+            f"Line {text[: text.index(chr(0))].count(chr(10)) + 1} holds a zero byte: this is no text file."
+        )
     return _checked(Path(name).name[:LONGEST_NAME], _csv(text) if kind == ".csv" else _jsonl(text))
 
 
@@ -111,7 +115,9 @@ def read(argument: str, read_file: Any) -> PromptSet:
     content = read_file(argument)
     if argument.lower().endswith(".txt"):
         try:
-            return msgspec.structs.replace(pasted(content.decode("utf-8-sig")), title=Path(argument).name[:LONGEST_NAME])
+            return msgspec.structs.replace(
+                pasted(content.decode("utf-8-sig")), title=Path(argument).name[:LONGEST_NAME]
+            )
         except UnicodeDecodeError:
             raise NoPrompts(f"{shown(argument)} is not UTF-8 text.") from None
     return uploaded(argument, content)
@@ -154,7 +160,9 @@ def _checked(title: str, rows: Iterable[tuple[int, Any]]) -> PromptSet:
         if not prompt.strip():
             raise NoPrompts(f"Line {number}: the prompt is empty.")
         if len(prompt) > LONGEST_PROMPT:
-            raise NoPrompts(f"Line {number}: the prompt has {len(prompt):,} characters; at most {LONGEST_PROMPT:,} fit.")
+            raise NoPrompts(
+                f"Line {number}: the prompt has {len(prompt):,} characters; at most {LONGEST_PROMPT:,} fit."
+            )
         if len(prompts) == MOST_PROMPTS:
             raise NoPrompts(f"There are more than {MOST_PROMPTS} prompts: line {number} is one too many.")
         id = _name(row.get("id")) or str(len(prompts) + 1)

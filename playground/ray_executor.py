@@ -158,11 +158,11 @@ class _Crew:
         except StopIteration:
             self.stream = None
             return
-        except self._ray.exceptions.RayError as error:
+        except self._ray.exceptions.RayError as died:
             self._actor, self.stream = None, None
             for cell in self._row:
                 if cell.place not in self._done:
-                    yield from self._failed(cell.place, f"The worker that did this run ended: {_first(error)}")
+                    yield from self._failed(cell.place, f"The worker that did this run ended: {_first(died)}")
             return
         if place < 0:
             raise ModelUnavailable(error)

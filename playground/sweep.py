@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from statistics import fmean
@@ -253,7 +253,7 @@ def try_again(store: Store, owner: str, id: str) -> None:
     _written(store, change)
 
 
-def drive(store: Store, id: str, owner: str, executor: Executor, stop: Flag | None = None) -> Iterator[Progress]:
+def drive(store: Store, id: str, owner: str, executor: Executor, stop: Flag | None = None) -> Generator[Progress]:
     """Works on a sweep until nothing is left, `stop` is set, or this generator is closed.
 
     Raises `UnknownSweep`, `Busy`, `OtherModel`, `Unwritable`, and what made going on pointless; the sweep can then

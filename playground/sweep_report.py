@@ -173,9 +173,7 @@ def _results(store: Store, mine: Sweep) -> list[Result]:
         for row in found
     ]
     first = {(one.seed, one.prompt): one.totals for one in all if one.contender == 0}
-    return [
-        msgspec.structs.replace(one, speed_up=_ratio(one.totals, first.get((one.seed, one.prompt)))) for one in all
-    ]
+    return [msgspec.structs.replace(one, speed_up=_ratio(one.totals, first.get((one.seed, one.prompt)))) for one in all]
 
 
 def _ratio(mine: Totals | None, theirs: Totals | None) -> float | None:

@@ -115,6 +115,8 @@ def cache_bytes(model: CausalModel, setup: Setup) -> float:
 
     The request must have been checked before.
     """
+    if model.truncated:  # its cache is on a server of its own
+        return 0.0
     config = model.network.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -336,9 +336,9 @@
   };
 
   /* Comparisons that this browser made before. */
-  P.kinds.earlier = (element, { props, trigger, watch }) => {
+  P.kinds["earlier-comparisons"] = (element, { props, trigger, watch }) => {
     const list = make("ul", {});
-    const box = make("section", { class: "card earlier", "aria-label": say("earlier"), hidden: true }, make("h2", { text: say("earlier") }), list);
+    const box = make("section", { class: "card earlier-comparisons", "aria-label": say("earlier"), hidden: true }, make("h2", { text: say("earlier") }), list);
     element.replaceChildren(box);
     const line = (one) => make("li", {}, make("a", { href: `?view=compare&comparison=${encodeURIComponent(one.id)}`, onclick: (event) => {
       if (event.metaKey || event.ctrlKey || event.shiftKey) return;

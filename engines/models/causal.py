@@ -55,6 +55,9 @@ class CausalModel:
         lean: take the fast path where the architecture allows.
     """
 
+    truncated = False
+    """Logits are log-probabilities of the most probable tokens only (`engines.models.remote`)."""
+
     def __init__(
         self,
         network: PreTrainedModel,

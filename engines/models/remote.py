@@ -48,6 +48,7 @@ AHEAD = 256
 LONGEST_CHAT = 4096
 TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 
+
 class NotContinuable(DecodingError):
     """The server cannot go on from a token that it did not choose itself."""
 
@@ -82,13 +83,18 @@ class Server:
             try:
                 return [str(one["id"]) for one in answer.json()["data"]]
             except (ValueError, KeyError, TypeError):
-                raise ModelUnavailable(f"{self.address} is no OpenAI-compatible server: it does not list models.") from None
+                raise ModelUnavailable(
+                    f"{self.address} is no OpenAI-compatible server: it does not list models."
+                ) from None
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The choices of a streamed answer."""
-        with self._plainly(), self._client.stream(
-            "POST", f"{self.address}{path}", json=dict(body) | {"stream": True}, headers=self._headers()
-        ) as answer:
+        with (
+            self._plainly(),
+            self._client.stream(
+                "POST", f"{self.address}{path}", json=dict(body) | {"stream": True}, headers=self._headers()
+            ) as answer,
+        ):
             if answer.status_code != 200:
                 answer.read()
             self._check(answer)
@@ -148,7 +154,9 @@ class _Plainly:
 
     def __exit__(self, kind: Any, error: BaseException | None, _: Any) -> None:
         if isinstance(error, httpx.TimeoutException):
-            raise ModelUnavailable(f"{self._address} did not answer in time. Is the server busy, or still loading?") from None
+            raise ModelUnavailable(
+                f"{self._address} did not answer in time. Is the server busy, or still loading?"
+            ) from None
         if isinstance(error, httpx.HTTPError | httpx.InvalidURL):
             reason = (str(error).strip() or type(error).__name__)[:120]
             raise ModelUnavailable(
@@ -205,7 +213,7 @@ class RemoteModel(CausalModel):
         return PROMPTS + len(self._tokens)
 
     @property
-    def eos_ids(self) -> frozenset[int]:  # type: ignore[override]
+    def eos_ids(self) -> frozenset[int]:
         """None: a server ends its answer without saying how probable that was."""
         return frozenset()
 
@@ -294,7 +302,8 @@ class RemoteState(State):
 
         Raises `EndOfText` where the server ends the text.
         """
-        assert parents is None and last, "a remote model reads one sequence"
+        assert parents is None, "a server reads one sequence"
+        assert last, "a server says one place at a time"
         cached = len(self._ids)
         self._ids += tokens  # type: ignore[arg-type]
         if lane == "prompt":  # the server will read it with what follows
@@ -367,9 +376,7 @@ def connect(name: str) -> RemoteModel:
     raise refusal
 
 
-def _places(
-    server: Server, model: str, prompt: str, raw: bool, written: str, ahead: int, top: int
-) -> Iterator[Place]:
+def _places(server: Server, model: str, prompt: str, raw: bool, written: str, ahead: int, top: int) -> Iterator[Place]:
     asked: dict[str, Any] = {"model": model, "temperature": 0, "max_tokens": ahead}
     if raw:
         choices = server.stream("/completions", asked | {"prompt": prompt + written, "logprobs": top})
@@ -397,7 +404,9 @@ def _read(told: Any) -> Iterator[Place]:
             return
         for token, log_p, named in zip(told["tokens"], told["token_logprobs"], told["top_logprobs"], strict=True):
             mine = _escaped(token)
-            yield Place(mine, {mine: float(log_p)} | {_escaped(key): float(value) for key, value in (named or {}).items()})
+            yield Place(
+                mine, {mine: float(log_p)} | {_escaped(key): float(value) for key, value in (named or {}).items()}
+            )
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ModelUnavailable("The server's log-probabilities are not in a shape that is known here.") from None
 

@@ -90,7 +90,7 @@ class Earlier(Live):
     """Comparisons made before. Triggers `open` with one."""
 
     def __init__(self, value: str = "", **props: Any) -> None:
-        super().__init__("earlier", value, events=("open",), **props)
+        super().__init__("earlier-comparisons", value, events=("open",), **props)
 
 
 def build(house: House, playing: Play, page: gr.Textbox, header: Live) -> None:

@@ -44,6 +44,8 @@ class Request:
 
 def decode(house: House, request: Request, reader: Reader) -> Iterator[list[Any]]:
     """One run from request to last event, as updates of the page's outputs."""
+    if house.repeated(request.page, request):
+        return
     owner = owner_or_nobody(request.owner)
     flag = house.stopper(request.page, owner)
     events: list[Event] = []

@@ -49,8 +49,8 @@ def build(house: House) -> tuple[gr.Dropdown, gr.HTML]:
         from engines.models import quantisation
 
         model = house.resident.model
-        if model is None:
-            yield message(text("models.load-first"), tone="problem"), gr.skip()
+        if model is None or model.truncated:
+            yield message(text("models.load-first" if model is None else "models.remote"), tone="problem"), gr.skip()
             return
         yield message(text("models.measuring", model=model.title, precision=model.precision)), gr.skip()
         try:

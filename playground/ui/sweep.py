@@ -50,7 +50,7 @@ class SweepForm(Live):
 class SweepBoard(Live):
     """A sweep and its results, and a list of earlier ones.
 
-    Triggers `ask`, `open`, `go`, `pause` and `remove` with a sweep's id, and `show` with a run's; `export` gives a file.
+    Triggers `ask`, `open`, `go`, `pause` and `remove` with a sweep's id, `show` with a run's; `export` gives a file.
     """
 
     def __init__(self, export: Server, value: str = "", **props: Any) -> None:

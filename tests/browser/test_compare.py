@@ -104,7 +104,7 @@ def test_nothing_moves_by_itself_for_those_who_asked_for_that(browser: Browser, 
     page.wait_for_selector(".race-numbers:not([hidden])")
     expect(page.locator(".replay .play")).to_be_hidden()
     expect(page.locator(".replay input[type=range]")).to_be_visible()
-    expect(page.locator(".earlier")).to_be_hidden()
+    expect(page.locator(".earlier-comparisons")).to_be_hidden()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     context.close()
 

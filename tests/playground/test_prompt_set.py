@@ -42,7 +42,7 @@ def test_shipped_prompts_can_be_had_by_category() -> None:
 
 
 def test_an_unknown_category_is_answered_with_those_that_there_are() -> None:
-    with pytest.raises(NoPrompts, match="Poetry.*Translation"):
+    with pytest.raises(NoPrompts, match=r"Poetry.*Translation"):
         shipped("Poetry")
 
 

@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from threading import Event as Flag
@@ -154,7 +154,7 @@ def test_a_closed_page_is_a_pause(store: Store, record: Callable[[Setup], Record
     id = begun(store, small())
     steps = drive(store, id, OWNER, InProcess(record))
     next(step for step in steps if step.tokens == 3)
-    steps.close()  # type: ignore[attr-defined]
+    steps.close()
     assert not sweep(store, id).at_work
     assert work(store, id, record)[-1].done == 4
 
@@ -212,17 +212,19 @@ def test_one_sweep_of_a_person_at_a_time(store: Store, record: Callable[[Setup],
     with pytest.raises(Busy, match="Another sweep of yours"):
         work(store, second, record)
     assert not delete(store, OWNER, first)
-    steps.close()  # type: ignore[attr-defined]
+    steps.close()
     assert work(store, second, record)[-1].done == 4
 
 
-def test_numbers_of_two_models_do_not_meet(store: Store, record: Callable[[Setup], Recording], tiny_gpt2: CausalModel) -> None:
+def test_numbers_of_two_models_do_not_meet(
+    store: Store, record: Callable[[Setup], Recording], tiny_gpt2: CausalModel
+) -> None:
     id = begun(store, small())
     for step in (steps := drive(store, id, OWNER, InProcess(record))):
         if step.done:
             break
-    steps.close()  # type: ignore[attr-defined]
-    with pytest.raises(OtherModel, match="tiny-llama .* tiny-gpt2"):
+    steps.close()
+    with pytest.raises(OtherModel, match=r"tiny-llama .* tiny-gpt2"):
         work(store, id, lambda setup: store.recording(setup.begin(tiny_gpt2), owner=OWNER))
     assert sweep(store, id).done == 1
 
@@ -293,7 +295,12 @@ def test_an_export_has_a_row_per_run_and_no_formulas(store: Store, record: Calla
     assert "'=1+1" in lines[1]
     told = json.loads(sweep_report.as_json(whole))
     assert [one["label"] for one in told["methods"]] == ["Greedy", "Prompt lookup guesses=3"]
-    assert [(one["category"], one["done"]) for one in told["categories"]] == [("kind a", 1), ("kind a", 1), ("kind b", 1), ("kind b", 1)]
+    assert [(one["category"], one["done"]) for one in told["categories"]] == [
+        ("kind a", 1),
+        ("kind a", 1),
+        ("kind b", 1),
+        ("kind b", 1),
+    ]
     assert len(told["runs"]) == 4
 
 
@@ -308,13 +315,13 @@ def test_median_and_quartiles() -> None:
 
 
 @pytest.fixture
-def at_hand(tiny_llama: CausalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def at_hand(tiny_llama: CausalModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny model under the name of the default one, and a folder of its own."""
     import engines
 
     monkeypatch.setenv("DECODING_PLAYGROUND_DATA", str(tmp_path))
     monkeypatch.setattr(engines, "load", lambda *_, **__: tiny_llama)
-    yield tmp_path
+    return tmp_path
 
 
 def test_the_command_sweeps_resumes_and_exports(at_hand: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -377,6 +384,8 @@ def test_on_ray_the_same_sweep_gives_the_same_outputs(
     for one in theirs.results:
         if one.run:
             assert [event.seq for event in store.events(one.run)] == list(range(len(store.events(one.run))))
-    missing = OnRay(Model("no-such-model"), partial(store.recording, owner=OWNER), workers=1, num_cpus=1, address="local")
+    missing = OnRay(
+        Model("no-such-model"), partial(store.recording, owner=OWNER), workers=1, num_cpus=1, address="local"
+    )
     with pytest.raises(ModelUnavailable, match="no model called"):
         list(drive(store, begun(store, small()), OWNER, missing))

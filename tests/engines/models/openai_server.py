@@ -1,7 +1,8 @@
 """A small but real OpenAI-compatible server over the tiny Llama, for a process of its own: `FOLDER PORT`.
 
-It stands for the big ones, which do not install in a test: it answers in their two shapes of log-probabilities, streams,
-and can be had with what goes wrong with them, each under its own path. Its texts are made of printable ASCII.
+It stands for the big ones, which do not install in a test: it streams, answers in their two shapes of
+log-probabilities, and can be had with what goes wrong with them, each under its own path. Its texts are made of
+printable ASCII.
 """
 
 from __future__ import annotations
@@ -101,7 +102,9 @@ def served(model: CausalModel) -> FastAPI:
 
     def _streamed(choices: Iterator[dict[str, Any]]) -> StreamingResponse:
         lines = (f"data: {json.dumps({'choices': [choice]})}\n\n" for choice in choices)
-        return StreamingResponse((line for part in (lines, ["data: [DONE]\n\n"]) for line in part), media_type="text/event-stream")
+        return StreamingResponse(
+            (line for part in (lines, ["data: [DONE]\n\n"]) for line in part), media_type="text/event-stream"
+        )
 
     return app
 

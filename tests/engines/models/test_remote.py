@@ -80,7 +80,9 @@ def test_greedy_writes_what_the_model_behind_the_server_would(model: RemoteModel
     assert text(decode(model)) == expected(tiny_llama, "once upon", 12)
 
 
-def test_probabilities_are_the_models_own_though_only_some_are_told(model: RemoteModel, tiny_llama: CausalModel) -> None:
+def test_probabilities_are_the_models_own_though_only_some_are_told(
+    model: RemoteModel, tiny_llama: CausalModel
+) -> None:
     events = decode(model, max_new_tokens=1)
     log_p = ascii_log_p(tiny_llama, tiny_llama.encode("once upon", raw=True))
     shown = next(event for event in events if isinstance(event, Candidates))
@@ -175,7 +177,7 @@ def test_what_a_server_lacks_is_said_in_one_sentence(address: str, path: str, sa
 
 
 def test_a_server_that_breaks_off_is_no_end_of_text(address: str) -> None:
-    with pytest.raises(ModelUnavailable, match="broke off|cannot be reached"):
+    with pytest.raises(ModelUnavailable, match=r"broke off|cannot be reached"):
         decode(remote.connect(f"{address}/crashing/v1"))
 
 
@@ -206,7 +208,14 @@ def test_an_unlisted_server_is_never_asked_on_a_public_host(monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     "name",
-    ["http://", "http:///v1", "https://user:secret@host/v1", "http://host:99999/v1", "http://ho st/v1", "http://h/?q=1"],
+    [
+        "http://",
+        "http:///v1",
+        "https://user:secret@host/v1",
+        "http://host:99999/v1",
+        "http://ho st/v1",
+        "http://h/?q=1",
+    ],
 )
 def test_what_is_no_plain_address_is_refused(name: str) -> None:
     with pytest.raises(ModelUnavailable) as refused:
