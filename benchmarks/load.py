@@ -92,7 +92,7 @@ def _crowd(server: Server, clients: Sequence[Client], tokens: int) -> Crowd:
     try:
         together = threading.Barrier(len(clients))
         with ThreadPoolExecutor(len(clients)) as pool:
-            runs = list(pool.map(lambda each: _run(*each, tokens, together), enumerate(clients)))
+            runs = list(pool.map(lambda each: _run(each[0], each[1], tokens, together), enumerate(clients)))
         stop = _stopped(server, clients, tokens * LONG)
     finally:
         over.set()

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, sync_playwright
 
 import engines
 from benchmarks.report import RESULTS, Setting, fill, save, saved, table
@@ -33,7 +33,7 @@ PICTURES = 5
 PROMPT = "List the months of the year, then the days of the week, then the seasons."
 FIRST_PICTURE = ".plot .main-svg"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-TALL = {"width": 1366, "height": 4000}
+TALL = ViewportSize(width=1366, height=4000)
 """Five pictures do not fit on a screen, and those that nobody sees are not drawn."""
 
 COUNT = """() => {

@@ -39,7 +39,7 @@ def served(settings: Mapping[str, str], *, seconds: float = 180) -> Iterator[Ser
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w") as log:
-        environment = os.environ | {"DECODING_PLAYGROUND_DATA": folder, "GRADIO_SERVER_PORT": str(port)} | settings
+        environment = os.environ | {"DECODING_PLAYGROUND_DATA": folder, "GRADIO_SERVER_PORT": str(port), **settings}
         process = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=log)
         try:
             address = f"http://127.0.0.1:{port}/"

@@ -149,7 +149,7 @@ def _gap(wanted: Candidates | None, tokens: set[int]) -> float | None:
     if wanted is None:
         return None
     best = (wanted.stages[-1].top if wanted.stages else wanted.raw)[:2]
-    if {choice.token.id for choice in best} == set() or min(choice.p for choice in best) <= 0:
+    if {choice.token.id for choice in best} != tokens or min(choice.p for choice in best) <= 0:
         return None
     # The softmax divides both by the same sum, so their logits differ as the logarithms do.
     return abs(math.log(best[0].p / best[1].p))

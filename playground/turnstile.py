@@ -32,7 +32,7 @@ HELD = 0.1
 """Seconds that a run may keep the device while others wait; then its reader gets to see what happened."""
 LEAD = 0.05
 """Seconds that a run may get ahead of those who wait in order to come to a decision; what takes longer is long."""
-MOMENT = 0.02
+MOMENT = 0.05
 """Seconds that a run whose turn it still is has to come back for its next step."""
 CREDIT = 1.0
 """Seconds of its share that a run which was not there can catch up with at most."""

@@ -11,6 +11,10 @@
     P.frozen = true; // a click in somebody's article must not start a run here
     root.dataset.embed = "";
     const whenReady = (then) => (document.body && P.ready ? then() : setTimeout(() => whenReady(then), 15));
+    // The page is built with another run on its stage: that one is not shown while the asked one is on its way.
+    const arrived = () => !query.get("run") || document.querySelector(".page-play .scrubber")?.dataset.run === query.get("run") || document.querySelector(".page-play .message.problem:not([hidden])");
+    const wait = () => (arrived() ? (root.dataset.embed = "shown") : setTimeout(wait, 50));
+    wait();
     whenReady(() => {
       const home = new URL(location.href);
       for (const name of ["view", "__theme"]) home.searchParams.delete(name);

@@ -14,6 +14,8 @@ from tests.browser.conftest import ROOT, free_port, wait_for
 
 pytestmark = pytest.mark.browser
 SLOW = 60_000
+ENDLESS = ("1, 2, 3, 4, 5, 6, 7, 8,", 500)
+"""A raw prompt that greedy decoding never comes to the end of, and as many tokens as the page offers."""
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,10 @@ def opened(context: BrowserContext, server: str) -> Page:
     return page
 
 
-def press_run(page: Page, prompt: str, tokens: int) -> None:
+def press_run(page: Page, prompt: str, tokens: int, *, raw: bool = False) -> None:
+    if raw:
+        page.click("details.more > summary")
+        page.check("#set-raw")
     page.fill("#set-max_new_tokens", str(tokens))
     page.fill("#prompt textarea", prompt)
     page.click("#run")
@@ -107,23 +112,25 @@ def test_two_tabs_of_one_person_run_side_by_side(people: list[BrowserContext], s
 
 def test_reload_during_a_run_keeps_what_there_was(people: list[BrowserContext], server: str) -> None:
     page = opened(people[0], server)
-    press_run(page, "Reload while this runs.", 400)
+    press_run(page, "Reload while this runs: 1, 2, 3, 4, 5,", 400, raw=True)
     page.wait_for_function(
         "document.querySelectorAll('.tok[data-index]').length > 2 && location.search.includes('run=')"
     )
     page.reload()
-    page.wait_for_function("document.querySelector('.asked-prompt')?.textContent === 'Reload while this runs.'")
+    page.wait_for_function(
+        "document.querySelector('.asked-prompt')?.textContent === 'Reload while this runs: 1, 2, 3, 4, 5,'"
+    )
     people_chip = page.locator(".chip.people")
     expect(people_chip).to_contain_text("nobody running")
     press_run(page, "And again.", 5)
     expect(page.locator(".asked-prompt")).to_have_text("And again.")
     expect(page.locator(".scrubber .status").first).to_have_text("token limit")
-    assert {"Reload while this runs.", "And again."} <= set(runs(page))
+    assert {"Reload while this runs: 1, 2, 3, 4, 5,", "And again."} <= set(runs(page))
 
 
 def test_one_who_waits_is_told_and_is_next(people: list[BrowserContext], narrow: str) -> None:
     first, second = (opened(context, narrow) for context in people)
-    press_run(first, "A very long story, please.", 500)
+    press_run(first, *ENDLESS, raw=True)
     first.wait_for_selector(".scrubber.live")
     press_run(second, "And mine?", 6)
     expect(second.locator(".actions .message")).to_contain_text("you are next")
@@ -141,7 +148,7 @@ def test_one_who_waits_is_told_and_is_next(people: list[BrowserContext], narrow:
 def test_a_closed_tab_leaves_the_line_and_its_place(people: list[BrowserContext], narrow: str) -> None:
     first, second = (opened(context, narrow) for context in people)
     third = opened(people[1], narrow)
-    press_run(first, "A very long story, please.", 500)
+    press_run(first, *ENDLESS, raw=True)
     first.wait_for_selector(".scrubber.live")
     press_run(second, "I wait.", 500)
     expect(second.locator(".actions .message")).to_contain_text("you are next")

@@ -38,7 +38,7 @@ def make(page: Page, prompt: str, method: str = "", tokens: int = 8) -> None:
     page.wait_for_function(
         "before => location.href !== before && !document.querySelector('.scrubber .status').classList.contains('live')",
         arg=before,
-        timeout=60_000,
+        timeout=180_000,
     )
     page.wait_for_timeout(200)
 
@@ -61,7 +61,7 @@ def state(browser, server: str, tmp_path_factory: pytest.TempPathFactory) -> Pat
     context = browser.new_context(viewport={"width": 1366, "height": 768})
     context.set_default_timeout(30_000)
     page = opened(context, server, "")
-    page.wait_for_function("document.querySelector('.chip.model')?.textContent.includes('·')", timeout=60_000)
+    page.wait_for_function("document.querySelector('.chip.model')?.textContent.includes(' GB')", timeout=180_000)
     make(page, "What is photosynthesis? Explain it simply.", "token recycling", tokens=24)
     make(page, "Why does it rain? Answer in three short sentences.", "greedy")
     make(page, f"Say hello to {MARKUP}", "sampling")
@@ -190,7 +190,7 @@ def test_a_run_again_is_identical_and_listed(mine: BrowserContext, server: str) 
     expect(rows.first).to_be_visible()
     before = rows.count()
     button(rows.first, "run again")
-    expect(page.locator(".run-panel .verdict")).to_contain_text("Identical, all", timeout=60_000)
+    expect(page.locator(".run-panel .verdict")).to_contain_text("Identical, all", timeout=180_000)
     expect(rows).to_have_count(before + 1)
 
 
@@ -201,8 +201,8 @@ def test_branches_are_drawn_and_open(mine: BrowserContext, server: str) -> None:
     run = page.url
     page.locator(".tok[data-index='3']").click()
     page.locator(".popover button.alt").nth(1).click()
-    page.wait_for_function("before => location.href !== before", arg=run, timeout=60_000)
-    page.wait_for_function(ENDED, timeout=60_000)
+    page.wait_for_function("before => location.href !== before", arg=run, timeout=180_000)
+    page.wait_for_function(ENDED, timeout=180_000)
     rows = sessions(page)
     button(rows.first, "branches")
     tree = page.locator(".tree li")
@@ -226,8 +226,8 @@ def test_two_tabs_lose_nothing(browser, server: str) -> None:  # type: ignore[no
     one.click("#run")
     two.click("#run")
     for page in (one, two):
-        page.wait_for_function("document.querySelectorAll('.tok[data-index]').length >= 12", timeout=60_000)
-        page.wait_for_function(ENDED, timeout=60_000)
+        page.wait_for_function("document.querySelectorAll('.tok[data-index]').length >= 12", timeout=180_000)
+        page.wait_for_function(ENDED, timeout=180_000)
     page.wait_for_timeout(300)
     here, there = sessions(one), sessions(two)
     for rows in (here, there):

@@ -30,17 +30,20 @@ def done(page: Page) -> None:
     expect(page.locator(".board-head .state-done")).to_be_visible(timeout=90_000)
 
 
-def test_a_sweep_runs_is_paused_by_leaving_and_resumed(sweeping: Page, server: str) -> None:
+def test_a_sweep_runs_whose_page_is_closed_is_paused_and_resumed(sweeping: Page, server: str) -> None:
     sweeping.fill("#sweep-tokens", "40")
     sweeping.click("#sweep-start")
     expect(sweeping.locator(".board .where")).to_contain_text(re.compile(r"[12] of 4 runs"), timeout=60_000)
-    sweeping.goto(f"{server}?view=sweep")
-    expect(sweeping.locator("#sweep-resume")).to_be_visible(timeout=30_000)
-    sweeping.click("#sweep-resume")
-    done(sweeping)
-    expect(sweeping.locator(".sweep-table").first.locator("tbody tr")).to_have_count(2)
-    expect(sweeping.locator(".sweep-table td").filter(has_text="2 of 2")).to_contain_text("✓")
-    expect(sweeping.locator("[data-picture='sweep-speed'] .js-plotly-plot .boxlayer .box").first).to_be_attached()
+    context = sweeping.context
+    sweeping.close()
+    page = context.new_page()
+    page.goto(f"{server}?view=sweep")
+    expect(page.locator("#sweep-resume")).to_be_visible(timeout=30_000)
+    page.click("#sweep-resume")
+    done(page)
+    expect(page.locator(".sweep-table").first.locator("tbody tr")).to_have_count(2)
+    expect(page.locator(".sweep-table td").filter(has_text="2 of 2")).to_contain_text("✓")
+    expect(page.locator("[data-picture='sweep-speed'] .js-plotly-plot .boxlayer .box").first).to_be_attached()
 
 
 def test_pause_stops_between_two_tokens_and_results_can_be_saved_and_opened(sweeping: Page, tmp_path: Path) -> None:
@@ -56,7 +59,7 @@ def test_pause_stops_between_two_tokens_and_results_can_be_saved_and_opened(swee
     assert [one["done"] for one in told["methods"]] == [2, 2]
     sweeping.locator(".folded", has_text="Every run").locator("summary").click()
     sweeping.locator(".matrix a").first.click()
-    expect(sweeping.locator(".asked-prompt")).to_have_text("Say hi.")
+    expect(sweeping.locator(".page-play .asked-prompt")).to_have_text("Say hi.")
     assert told["runs"][0]["run"] in sweeping.url
 
 

@@ -138,7 +138,7 @@ def test_one_to_nine_rounds(rounds: int) -> None:
 @pytest.mark.parametrize("other", [{"prompt": "something else"}, {"seed": 1}])
 def test_all_decode_the_same_prompt_with_the_same_seed(other: dict[str, object]) -> None:
     with pytest.raises(BadParameter, match="same prompt with the same seed"):
-        comparison(setup(), setup(**other))
+        comparison(setup(), setup(**other))  # type: ignore[arg-type]
 
 
 def test_a_title_says_what_was_chosen_and_not_what_is_usual() -> None:

@@ -130,14 +130,19 @@ def test_an_owner_with_many_runs_gets_one_share() -> None:
     assert all(abs(used[name] - 2.5) <= 0.4 for name in "abcd")
 
 
-def test_a_newcomer_is_next_and_owes_nothing_for_what_was_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    crowd = Crowd(dict.fromkeys("ab", 1.0), 20)
+@pytest.mark.parametrize("owners", [dict(zip("abc", "abc", strict=True)), dict.fromkeys("abc", "one")])
+def test_a_newcomer_is_next_and_owes_nothing_for_what_was_before(
+    monkeypatch: pytest.MonkeyPatch, owners: dict[str, str]
+) -> None:
+    crowd = Crowd(dict.fromkeys("ab", 1.0), 20, owners)
 
     def during(number: int) -> None:
         crowd.order.append("c")
         crowd.meter.seconds += 1.0
 
-    newcomer = threading.Thread(target=lambda: list(crowd.turnstile.take_turns(steps("c", 8, during=during), "c")))
+    newcomer = threading.Thread(
+        target=lambda: list(crowd.turnstile.take_turns(steps("c", 8, during=during), owners["c"]))
+    )
 
     def let_newcomer_in(name: str, number: int) -> None:
         if (name, number) == ("a", 10):
@@ -195,10 +200,11 @@ def test_what_costs_nothing_takes_no_turn_of_its_own() -> None:
     def method(name: str) -> Iterator[Event]:
         for position in range(6):
             eventually(lambda: turnstile.waiting >= turnstile.running - 1)
-            order.append(name)
-            meter.seconds += 0.02
+            meter.seconds += 1 / 64
             for _ in range(5):
+                order.append(name)
                 yield Note(text=name)
+            order.append(name)
             yield Commit(position=position, step=position, tokens=())
 
     together = threading.Barrier(2)
@@ -215,7 +221,34 @@ def test_what_costs_nothing_takes_no_turn_of_its_own() -> None:
         thread.start()
     for thread in threads:
         thread.join(10)
-    assert "".join(order) in ("ab" * 6, "ba" * 6)
+    assert "".join(order) in (("a" * 6 + "b" * 6) * 6, ("b" * 6 + "a" * 6) * 6)
+
+
+def test_before_a_long_step_the_other_may_come_back() -> None:
+    """Real time: a prompt in steps of 0.25 s beside tokens of 5 ms, whose reader is always away for a moment."""
+    turnstile, used = Turnstile(), {"prompt": 0.0, "token": 0.0}
+    together, over = threading.Barrier(2), time.monotonic() + 3
+
+    def read(name: str, seconds: float) -> None:
+        def during(number: int) -> None:
+            began = time.monotonic()
+            time.sleep(seconds)
+            used[name] += time.monotonic() - began
+
+        turns = turnstile.take_turns(steps(name, 10_000, during=during), name)
+        together.wait(10)
+        for _ in turns:
+            time.sleep(0.001)
+            if time.monotonic() > over:
+                break
+        turns.close()  # type: ignore[attr-defined]
+
+    threads = [threading.Thread(target=read, args=pair) for pair in (("prompt", 0.25), ("token", 0.005))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert used["token"] > 0.36 * sum(used.values()), used
 
 
 def test_stop_ends_the_waiting() -> None:
