@@ -177,7 +177,7 @@ def comparisons(db: Database) -> None:
 
 @migration
 def sweeps(db: Database) -> None:
-    text = {name: str for name in ("id", "owner", "created", "plan", "model", "precision", "weights")}
+    text = dict.fromkeys(("id", "owner", "created", "plan", "model", "precision", "weights"), str)
     columns = text | {"process": int, "process_started": float}
     db.create_table("sweeps", columns, pk="id", not_null=set(text)).create_index(["owner", "created"])
     cells = {"sweep": str, "place": int, "seed": int, "prompt": int, "contender": int}

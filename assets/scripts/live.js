@@ -1,6 +1,18 @@
 /* What all live components share. Each kind registers a `mount` function; `js_on_load` calls it once.
    Text reaches the page by textContent only: `make` has no way to set markup. */
 (() => {
+  /* In a frame of another site the browser may forbid to store anything, by an error at the mere name: Gradio would
+     stop there. Such a page remembers until it is closed. */
+  for (const name of ["localStorage", "sessionStorage"]) {
+    try {
+      window[name].length;
+    } catch {
+      const kept = new Map();
+      const storage = { getItem: (key) => kept.get(key) ?? null, setItem: (key, value) => void kept.set(key, String(value)), removeItem: (key) => void kept.delete(key), clear: () => kept.clear(), key: (place) => [...kept.keys()][place] ?? null };
+      Object.defineProperty(window, name, { value: storage, configurable: true });
+    }
+  }
+
   const kinds = {};
   const themed = new Set();
 
@@ -79,14 +91,7 @@
   const words = {};
   const addresses = parse(document.querySelector('meta[name="playground-texts"]')?.content, {});
   const shipped = parse(document.getElementById("playground-words")?.textContent, {}); // pages of plain files bring theirs along
-  const remembered = (() => {
-    try {
-      return localStorage.getItem("playground-language");
-    } catch {
-      return null; // a frame that may not store anything
-    }
-  })();
-  const wanted = [new URL(location.href).searchParams.get("lang"), remembered, ...navigator.languages];
+  const wanted = [new URL(location.href).searchParams.get("lang"), localStorage.getItem("playground-language"), ...navigator.languages];
   const language = wanted.map((one) => one?.slice(0, 2).toLowerCase()).find((one) => one in addresses || one in shipped) ?? "en";
   document.documentElement.lang = language;
   // Gradio asks the browser for the language of its own parts: they follow the same choice.

@@ -22,13 +22,6 @@
     });
   }
 
-  const remembered = () => {
-    try {
-      return sessionStorage.getItem("playground-projector") === "1";
-    } catch {
-      return false; // a frame that may not store anything
-    }
-  };
   const button = make("button", { type: "button", class: "chip projector-toggle", "aria-pressed": "false", onclick: () => set(!on) });
   const told = make("p", { class: "projector-told", role: "status" });
   let on = false;
@@ -39,11 +32,7 @@
     on = next;
     root.toggleAttribute("data-projector", on);
     button.setAttribute("aria-pressed", String(on));
-    try {
-      sessionStorage.setItem("playground-projector", on ? "1" : "");
-    } catch {
-      // As above.
-    }
+    sessionStorage.setItem("playground-projector", on ? "1" : "");
     if (on && document.activeElement === button) button.blur(); // the header hides once nothing in it has the focus
     const url = new URL(location.href);
     if (!on && url.searchParams.has("projector")) url.searchParams.delete("projector"), history.replaceState(history.state, "", url);
@@ -72,5 +61,5 @@
     event.preventDefault();
   });
 
-  if (!P.embedded && (query.get("projector") === "1" || remembered())) set(true, true);
+  if (!P.embedded && (query.get("projector") === "1" || sessionStorage.getItem("playground-projector") === "1")) set(true, true);
 })();

@@ -322,7 +322,7 @@ class RemoteState(State):
         return logits
 
     def _next(self) -> Place:
-        if self._stream is not None and True:
+        if self._stream is not None and self._ids[-1] == self._expected:
             self._confirmed += 1
         else:
             departed = self._stream is not None

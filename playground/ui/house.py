@@ -33,8 +33,8 @@ from playground.visitors import Visitors, cache_bytes
 from visuals.picture import Picture, pictures
 
 KEPT = "Every run is kept on this server, and listed for you alone."
-TREMBLE = 2.0
-"""Seconds within which the same wish of the same page is one wish."""
+TREMBLE = 1.0
+"""Seconds within which the same wish of the same page is one click too many."""
 MOST_PAGES = 1000
 """Open pages whose visible pictures are remembered."""
 
@@ -51,7 +51,7 @@ class House:
         self.places = Places(self.limits.people_at_once, self.limits.line)
         self._made_room: OrderedDict[str, int] = OrderedDict()
         self._askers: dict[str, str] = {}
-        self._wishes: dict[str, tuple[object, float]] = {}
+        self._wishes: OrderedDict[str, tuple[object, float]] = OrderedDict()
         self._seen: OrderedDict[str, frozenset[str]] = OrderedDict()
         self._stops: dict[str, threading.Event] = {}
 
@@ -219,12 +219,12 @@ class House:
         return flag
 
     def repeated(self, page: str, wish: object) -> bool:
-        """Whether the page's run in progress is this very wish, uttered a moment ago: a finger that trembled."""
-        said, when = self._wishes.get(page, (None, 0.0))
-        if page in self._stops and said == wish and time.monotonic() - when < TREMBLE:
-            return True
+        """Whether the page has this very wish in progress, or had it a moment ago: one of many clicks."""
+        said, when = self._wishes.pop(page, (None, 0.0))
         self._wishes[page] = (wish, time.monotonic())
-        return False
+        while len(self._wishes) > MOST_PAGES:
+            self._wishes.popitem(last=False)
+        return said == wish and (page in self._stops or time.monotonic() - when < TREMBLE)
 
     def stop(self, page: str) -> None:
         """Ends the run of a page after its current step."""
@@ -236,7 +236,6 @@ class House:
         if self._stops.get(page) is flag:
             del self._stops[page]
             self._askers.pop(page, None)
-            self._wishes.pop(page, None)
 
     def busy(self, page: str) -> bool:
         """Whether a page has a run in progress."""

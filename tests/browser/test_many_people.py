@@ -88,14 +88,15 @@ def asked_status(page: Page) -> None:
 
 def test_two_hundred_clicks_are_one_run(people: list[BrowserContext], server: str) -> None:
     page = opened(people[0], server)
-    page.fill("#set-max_new_tokens", "8")
-    page.fill("#prompt textarea", "Two hundred clicks.")
+    page.click("details.more > summary")
+    page.check("#set-raw")
+    page.fill("#set-max_new_tokens", "40")
+    page.fill("#prompt textarea", "Two hundred clicks: 1, 2, 3, 4, 5,")
     page.evaluate("for (let i = 0; i < 200; i++) document.querySelector('#run').click()")
-    page.wait_for_selector(".scrubber.live")
-    page.wait_for_selector(".scrubber:not(.live)")
+    expect(page.locator(".page-play .asked-prompt")).to_have_text("Two hundred clicks: 1, 2, 3, 4, 5,", timeout=SLOW)
+    expect(page.locator(".page-play .scrubber .status")).to_have_text("token limit", timeout=SLOW)
     page.wait_for_timeout(1000)
-    expect(page.locator(".scrubber .status").first).to_have_text("token limit")
-    assert page.locator(".actions .message.problem:visible").count() == 0
+    assert page.locator(".page-play .actions .message.problem:visible").count() == 0
     assert sum("Two hundred" in prompt for prompt in runs(page)) == 1
 
 
@@ -104,9 +105,9 @@ def test_two_tabs_of_one_person_run_side_by_side(people: list[BrowserContext], s
     press_run(left, "The left tab.", 12)
     press_run(right, "The right tab.", 12)
     for page, prompt in ((left, "The left tab."), (right, "The right tab.")):
-        expect(page.locator(".asked-prompt")).to_have_text(prompt)
-        expect(page.locator(".scrubber .status").first).to_have_text("token limit")
-        assert page.locator(".tok[data-index]").count() == 12
+        expect(page.locator(".page-play .asked-prompt")).to_have_text(prompt, timeout=SLOW)
+        expect(page.locator(".page-play .scrubber .status")).to_have_text("token limit", timeout=SLOW)
+        assert page.locator(".page-play .tok[data-index]").count() == 12
     assert {"The left tab.", "The right tab."} <= set(runs(left))
 
 
@@ -114,59 +115,63 @@ def test_reload_during_a_run_keeps_what_there_was(people: list[BrowserContext], 
     page = opened(people[0], server)
     press_run(page, "Reload while this runs: 1, 2, 3, 4, 5,", 400, raw=True)
     page.wait_for_function(
-        "document.querySelectorAll('.tok[data-index]').length > 2 && location.search.includes('run=')"
+        "document.querySelectorAll('.page-play .tok[data-index]').length > 2 && location.search.includes('run=')"
     )
     page.reload()
     page.wait_for_function(
-        "document.querySelector('.asked-prompt')?.textContent === 'Reload while this runs: 1, 2, 3, 4, 5,'"
+        "document.querySelector('.page-play .asked-prompt')?.textContent === 'Reload while this runs: 1, 2, 3, 4, 5,'"
     )
     people_chip = page.locator(".chip.people")
-    expect(people_chip).to_contain_text("nobody running")
+    expect(people_chip).to_contain_text("nobody running", timeout=SLOW)
     press_run(page, "And again.", 5)
-    expect(page.locator(".asked-prompt")).to_have_text("And again.")
-    expect(page.locator(".scrubber .status").first).to_have_text("token limit")
+    expect(page.locator(".page-play .asked-prompt")).to_have_text("And again.", timeout=SLOW)
+    expect(page.locator(".page-play .scrubber .status")).to_have_text("token limit", timeout=SLOW)
     assert {"Reload while this runs: 1, 2, 3, 4, 5,", "And again."} <= set(runs(page))
 
 
 def test_one_who_waits_is_told_and_is_next(people: list[BrowserContext], narrow: str) -> None:
     first, second = (opened(context, narrow) for context in people)
     press_run(first, *ENDLESS, raw=True)
-    first.wait_for_selector(".scrubber.live")
+    first.wait_for_selector(".page-play .scrubber.live")
     press_run(second, "And mine?", 6)
-    expect(second.locator(".actions .message")).to_contain_text("you are next")
+    expect(second.locator(".page-play .actions .message")).to_contain_text("you are next", timeout=SLOW)
     asked_status(second)
-    expect(second.locator(".chip.people")).to_contain_text("number 1 in line")
+    expect(second.locator(".chip.people")).to_contain_text("number 1 in line", timeout=SLOW)
     second.click("#stop")
-    expect(second.locator(".actions .message:visible")).to_have_count(0)
+    expect(second.locator(".page-play .actions .message:visible")).to_have_count(0, timeout=SLOW)
     press_run(second, "And mine now?", 6)
-    expect(second.locator(".actions .message")).to_contain_text("you are next")
+    expect(second.locator(".page-play .actions .message")).to_contain_text("you are next", timeout=SLOW)
     first.click("#stop")
-    expect(second.locator(".asked-prompt")).to_have_text("And mine now?")
-    expect(second.locator(".scrubber .status").first).to_have_text("token limit")
+    expect(second.locator(".page-play .asked-prompt")).to_have_text("And mine now?", timeout=SLOW)
+    expect(second.locator(".page-play .scrubber .status")).to_have_text("token limit", timeout=SLOW)
 
 
 def test_a_closed_tab_leaves_the_line_and_its_place(people: list[BrowserContext], narrow: str) -> None:
     first, second = (opened(context, narrow) for context in people)
     third = opened(people[1], narrow)
     press_run(first, *ENDLESS, raw=True)
-    first.wait_for_selector(".scrubber.live")
+    first.wait_for_selector(".page-play .scrubber.live")
     press_run(second, "I wait.", 500)
-    expect(second.locator(".actions .message")).to_contain_text("you are next")
+    expect(second.locator(".page-play .actions .message")).to_contain_text("you are next", timeout=SLOW)
     second.close()
     first.close()
     press_run(third, "At last.", 4)
-    expect(third.locator(".scrubber .status").first).to_have_text("token limit")
+    expect(third.locator(".page-play .scrubber .status")).to_have_text("token limit", timeout=SLOW)
     asked_status(third)
-    expect(third.locator(".chip.people")).to_contain_text("nobody running")
+    expect(third.locator(".chip.people")).to_contain_text("nobody running", timeout=SLOW)
 
 
 def test_limits_are_said_where_run_was_pressed(people: list[BrowserContext], narrow: str) -> None:
     page = opened(people[0], narrow)
     press_run(page, "a" * 1001, 4)
-    expect(page.locator(".actions .message.problem")).to_contain_text("this server reads at most 1,000")
+    expect(page.locator(".page-play .actions .message.problem")).to_contain_text(
+        "this server reads at most 1,000", timeout=SLOW
+    )
     for number in range(3):
         press_run(page, f"Run {number}.", 2)
-        expect(page.locator(".asked-prompt")).to_have_text(f"Run {number}.")
-        expect(page.locator(".scrubber .status").first).to_have_text("token limit")
-    expect(page.locator(".actions .message")).to_contain_text("your oldest one without a star was deleted")
+        expect(page.locator(".page-play .asked-prompt")).to_have_text(f"Run {number}.", timeout=SLOW)
+        expect(page.locator(".page-play .scrubber .status")).to_have_text("token limit", timeout=SLOW)
+    expect(page.locator(".page-play .actions .message")).to_contain_text(
+        "your oldest one without a star was deleted", timeout=SLOW
+    )
     assert sorted(runs(page)) == ["Run 1.", "Run 2."]
