@@ -220,12 +220,12 @@ def test_a_run_plays_in_a_frame_of_another_site(browser: Browser, elsewhere: str
     assert [one.is_visible() for one in shown.all()] == [False] * shown.count()
     label = frame.locator(".page-play .step-label")
     expect(label).to_have_text("step 30 of 30", timeout=30_000)
-    frame.get_by_role("button", name="one step back").click()
-    expect(label).to_have_text("step 29 of 30")
-    frame.locator("[data-picture=beam-tree] .plot-container").wait_for()
     frame.locator(".tok[data-index='1']").click()
     expect(frame.locator(".popover .alt")).not_to_have_count(0)
     expect(frame.locator(".popover button.alt")).to_have_count(0)  # a reader of an article starts no run here
+    frame.get_by_role("button", name="one step back").click()
+    expect(label).to_have_text("step 29 of 30")
+    frame.locator("[data-picture=beam-tree] .plot-container").wait_for()
     assert frame.locator("body").evaluate("body => getComputedStyle(body).backgroundColor") == "rgba(0, 0, 0, 0)"
     address = frame.locator(".embed-foot a").get_attribute("href") or ""
     assert address.endswith("?run=recorded-beam-search")

@@ -261,7 +261,7 @@ def test_every_event_of_a_method_says_which_line_had_been_reached(tiny_llama: Ca
     assert started.at == ""
     assert len(started.code) == 12
     modules = {event.at.split(":")[0] for event in events if isinstance(event, (Draft, Match, Commit))}
-    assert modules == {"engines.speculative.loop", "engines.speculative.prompt_lookup"}
+    assert modules == {"engines.speculative.loop", "engines.speculative.copying"}
     for event in events:
         if isinstance(event, Match):
             module, _, line = event.at.partition(":")
