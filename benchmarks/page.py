@@ -122,7 +122,7 @@ def visit(context: BrowserContext, address: str) -> Visit:
     page = context.new_page()
     network = context.new_cdp_session(page)
     loaded: list[Any] = []
-    network.on("Network.loadingFinished", loaded.append)
+    network.on("Network.loadingFinished", lambda told: loaded.append(told))
     network.send("Network.enable")
     began = time.perf_counter()
     page.goto(address, wait_until="commit")

@@ -13,13 +13,14 @@ to send any, so a call from elsewhere knows no more than its caller.
 from __future__ import annotations
 
 import gzip
+import json
 import logging
 import os
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from playground.texts import TEXTS, languages
 
 log = logging.getLogger(__name__)
 
@@ -206,6 +209,7 @@ def signed(page: bytes, scope: Scope, headers: MutableHeaders) -> bytes:
     """The page with its number, and its headers brought up to date."""
     nonce = secrets.token_urlsafe(16)
     # Whatever Gradio puts into a page has no "<" of its own, so these tags are the page's.
+    page = page.replace(b"<head>", b"<head><script>" + choose_language() + b"</script>", 1)
     page = page.replace(b"<script", f'<script nonce="{nonce}"'.encode())
     if "gzip" in Headers(scope=scope).get("accept-encoding", ""):  # Gradio compresses files only
         page = gzip.compress(page, 5)
@@ -214,6 +218,13 @@ def signed(page: bytes, scope: Scope, headers: MutableHeaders) -> bytes:
     headers["content-length"] = str(len(page))
     headers["content-security-policy"] = POLICY.format(nonce=nonce, framers=framers(scope))
     return page
+
+
+@cache
+def choose_language() -> bytes:
+    """The script that lets Gradio's own parts speak the language that the reader has chosen."""
+    script = (TEXTS.parent / "language.js").read_text(encoding="utf-8")
+    return script.replace("LANGUAGES", json.dumps(languages())).encode()
 
 
 def framers(scope: Scope) -> str:

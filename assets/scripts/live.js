@@ -94,11 +94,6 @@
   const wanted = [new URL(location.href).searchParams.get("lang"), localStorage.getItem("playground-language"), ...navigator.languages];
   const language = wanted.map((one) => one?.slice(0, 2).toLowerCase()).find((one) => one in addresses || one in shipped) ?? "en";
   document.documentElement.lang = language;
-  // Gradio asks the browser for the language of its own parts: they follow the same choice.
-  if (!navigator.language.startsWith(language)) {
-    Object.defineProperty(navigator, "language", { get: () => language, configurable: true });
-    Object.defineProperty(navigator, "languages", { get: () => [language], configurable: true });
-  }
 
   function say(text, args) {
     if (text === null || text === undefined) return "";

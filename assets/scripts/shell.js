@@ -38,8 +38,10 @@
     P.state.go = go;
 
     /* In the footer: the same page in another language, remembered by this browser. */
-    const foot = document.querySelector(".shell-foot");
-    if (foot && P.languages.length > 1 && !foot.querySelector("select")) {
+    function offerLanguages() {
+      const foot = document.querySelector(".shell-foot");
+      if (!foot) return setTimeout(offerLanguages, 100); // it is mounted after the header
+      if (P.languages.length < 2 || foot.querySelector("select")) return;
       const named = (one) => new Intl.DisplayNames([one], { type: "language" }).of(one);
       const choice = make("select", { "aria-label": P.say("shell.language"), onchange: () => {
         localStorage.setItem("playground-language", choice.value);
@@ -49,6 +51,7 @@
       } }, ...P.languages.map((one) => make("option", { value: one, lang: one, text: named(one), selected: one === P.language })));
       foot.append(choice);
     }
+    offerLanguages();
     for (const id of pages)
       nav.append(make("a", { href: `?view=${id}`, "data-page": id, text: P.say(`${id}.page`), onclick: (event) => {
         if (event.metaKey || event.ctrlKey || event.shiftKey) return;

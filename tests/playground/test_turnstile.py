@@ -27,6 +27,10 @@ def steps(name: str, count: int, *, during: Callable[[int], None] = lambda numbe
         yield Note(text=name, seq=number)
 
 
+BEGUN = Commit(position=0, step=0, tokens=())
+"""A first event after which a run gives the turn away, so that all can have begun before any goes on."""
+
+
 class Meter:
     """A clock that moves only while somebody computes, as far as that is told to take."""
 
@@ -70,9 +74,7 @@ class Crowd:
             self.meter.seconds += self.seconds[name]
             self._busy -= 1
 
-        turns = self.turnstile.take_turns(
-            itertools.chain([Note(text="begun")], steps(name, count, during=during)), owner
-        )
+        turns = self.turnstile.take_turns(itertools.chain([BEGUN], steps(name, count, during=during)), owner)
         self.got[name] = [next(turns)]
         self._together.wait(10)
         self.got[name] += turns
@@ -210,7 +212,7 @@ def test_what_costs_nothing_takes_no_turn_of_its_own() -> None:
     together = threading.Barrier(2)
 
     def read(name: str) -> None:
-        turns = turnstile.take_turns(itertools.chain([Note(text="")], method(name)), name)
+        turns = turnstile.take_turns(itertools.chain([BEGUN], method(name)), name)
         next(turns)
         together.wait(10)
         seen = [type(event).__name__ for event in turns]
