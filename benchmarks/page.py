@@ -31,7 +31,7 @@ from engines.models.catalogue import DEFAULT
 METHOD = "token-recycling"
 PICTURES = 5
 PROMPT = "List the months of the year, then the days of the week, then the seasons."
-FIRST_PICTURE = ".plot .main-svg"
+FIRST_PICTURE = ".page-play .canvas .main-svg"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 TALL = ViewportSize(width=1366, height=4000)
 """Five pictures do not fit on a screen, and those that nobody sees are not drawn."""
@@ -147,9 +147,9 @@ def _watched(browser: Browser, address: str, tokens: int) -> tuple[Motion, Motio
     page.fill("#set-max_new_tokens", str(tokens))
     page.fill("#prompt textarea", PROMPT)
     page.click("#run")
-    page.wait_for_selector(".scrubber.live", timeout=60_000)
+    page.wait_for_selector(".page-play .scrubber.live", timeout=60_000)
     page.evaluate(CLEAR)
-    page.wait_for_selector(".scrubber:not(.live)", timeout=600_000)
+    page.wait_for_selector(".page-play .scrubber:not(.live)", timeout=600_000)
     moving = _motion(page)
     page.close()
     return still, moving

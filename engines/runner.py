@@ -47,7 +47,7 @@ from engines.models.causal import CausalModel, State
 from engines.sampling import top_choices
 from engines.tally import Tally
 
-PROMPT_CHUNK = 512
+PROMPT_CHUNK = 256
 """Prompt tokens per pass: short enough that Stop acts soon, long enough to be efficient."""
 
 SHOWN_CANDIDATES = 10

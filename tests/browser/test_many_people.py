@@ -78,6 +78,7 @@ def press_run(page: Page, prompt: str, tokens: int, *, raw: bool = False) -> Non
 def runs(page: Page) -> list[str]:
     """The prompts of one's runs, newest first."""
     page.get_by_role("link", name="Sessions").click()
+    expect(page.locator(".page-sessions .prompt:visible").first).not_to_be_empty(timeout=SLOW)
     page.wait_for_timeout(1500)
     prompts = page.locator(".page-sessions .prompt").all_inner_texts()
     page.get_by_role("link", name="Play", exact=True).click()

@@ -168,6 +168,16 @@ class TestARun:
         (kept,) = house.store.runs(ME)
         assert kept.status == ("finished" if ending == "read" else "stopped")
 
+    def test_stops_in_the_middle_of_its_prompt(self, house: House) -> None:
+        stop = threading.Event()
+        recording = house.record(short("a" * 500, max_new_tokens=4), owner=ME, stop=stop)
+        first = next(event for event in recording if isinstance(event, Forward))
+        stop.set()
+        with pytest.raises(Stopped):
+            next(recording)
+        assert first.query == 256, "a piece of the prompt that takes less than a second"
+        assert house.store.runs(ME)[0].status == "stopped"
+
     def test_that_is_never_read_leaves_no_trace(self, house: House) -> None:
         house.record(short(), owner=ME)
         gc.collect()
@@ -264,8 +274,10 @@ class TestKeeping:
     def test_sizes_count_too(self, store: Store) -> None:
         ids = self.kept(store, ME, 4)
         make_room(store, Limits(stored_megabytes=10), ME)
-        store.write(lambda db: db.execute("UPDATE runs SET bytes = 400000"))
-        assert sorted(make_room(store, Limits(stored_megabytes=1), ME)) == sorted(ids[:2])
+        store.write(lambda db: db.execute("UPDATE runs SET bytes = 300000"))
+        store.star(ME, [ids[3]], True)
+        assert make_room(store, Limits(stored_megabytes=1), ME) == [ids[0]]
+        assert make_room(store, Limits(stored_megabytes=1), ME) == []
 
     def test_a_run_is_counted_as_large_as_it_is(self, store: Store) -> None:
         (id,) = self.kept(store, ME, 1)
