@@ -45,6 +45,8 @@ class Request:
 def decode(house: House, request: Request, reader: Reader) -> Iterator[list[Any]]:
     """One run from request to last event, as updates of the page's outputs."""
     if house.repeated(request.page, request):
+        # A generator that ends without a word would empty the page.
+        yield [gr.skip()] * (4 + len(house.panels))
         return
     owner = owner_or_nobody(request.owner)
     flag = house.stopper(request.page, owner)

@@ -91,7 +91,7 @@ def build(house: House, page: gr.Textbox) -> Play:
     def start(
         method: str, prompt: str, controls: str, owner: str, page: str, reader: gr.Request
     ) -> Iterator[list[Any]]:
-        settings = json.loads(controls)["values"]
+        settings, page = json.loads(controls)["values"], known(page, reader)
         yield from decode(house, Request(selected(method), prompt, settings, owner, page), Reader(reader))
 
     def branch(
@@ -99,7 +99,7 @@ def build(house: House, page: gr.Textbox) -> Play:
     ) -> Iterator[list[Any]]:
         told = event._data
         try:
-            request = branched(house, told, selected(method), json.loads(controls)["values"], owner, page)
+            request = branched(house, told, selected(method), json.loads(controls)["values"], owner, known(page, reader))
         except DecodingError as error:
             yield say(house, str(error), tone="problem")
             return
@@ -120,7 +120,12 @@ def build(house: House, page: gr.Textbox) -> Play:
     stream.branch(
         branch, [method, controls, owner, page], outputs, concurrency_limit=None, concurrency_id="decode", **DRAWING
     )
-    stop.click(house.stop, page, None, queue=False, **PRIVATE)
+
+    def halt(page: str, reader: gr.Request) -> None:
+        house.stop(page)
+        house.stop(known("", reader))
+
+    stop.click(halt, page, None, queue=False, **PRIVATE)
     scrubber.step(step, None, outputs, trigger_mode="multiple", concurrency_limit=4, **DRAWING)
 
     def pick_method(method: str, controls: str) -> list[str]:
@@ -140,6 +145,11 @@ def build(house: House, page: gr.Textbox) -> Play:
     chips.pick(pick_prompt, None, prompt, queue=False, **PRIVATE)
     examples.pick(pick_prompt, None, prompt, queue=False, **PRIVATE)
     return Play([method, card, prompt, chips, controls], outputs, owner, notice)
+
+
+def known(page: str, reader: gr.Request) -> str:
+    """The page's id; that of its session while it has not said its own, or else two new pages would be one."""
+    return page or str(reader.session_hash or "")
 
 
 def show(house: House, run: str, step: int | None = None) -> list[Any]:

@@ -83,7 +83,7 @@ def mine(browser, server: str, state: Path) -> Iterator[BrowserContext]:  # type
 
 def test_a_new_visitor_is_told_what_will_be_here(context: BrowserContext, server: str) -> None:
     page = opened(context, server)
-    expect(page.locator(".empty-runs").first).to_contain_text("Nothing here yet")
+    expect(page.locator(".page-sessions .empty-runs").first).to_contain_text("Nothing here yet")
     expect(page.locator(".recorded .session").first).to_be_visible()
     page.get_by_role("button", name="make a run").click()
     expect(page.locator(".page-play")).to_be_visible()
@@ -97,7 +97,7 @@ def test_ones_own_runs_are_there_and_nobody_elses(mine: BrowserContext, context:
     expect(rows.filter(has_text="Say hello to")).to_contain_text(MARKUP)
     expect(rows.filter(has_text="photosynthesis")).to_contain_text("Questions")
     other = opened(context, server)
-    expect(other.locator(".empty-runs").first).to_be_visible()
+    expect(other.locator(".page-sessions .empty-runs").first).to_be_visible()
     assert other.locator(".runs li[data-run]").count() == 0
     assert page.evaluate("window.hacked") is None
 
@@ -105,11 +105,11 @@ def test_ones_own_runs_are_there_and_nobody_elses(mine: BrowserContext, context:
 @pytest.mark.parametrize("owner", ["command line", "x" * 33])
 def test_a_forged_owner_sees_nothing_and_gets_a_new_token(context: BrowserContext, server: str, owner: str) -> None:
     page = opened(context, server)
-    expect(page.locator(".empty-runs").first).to_be_visible()
+    expect(page.locator(".page-sessions .empty-runs").first).to_be_visible()
     key = page.evaluate("Object.keys(localStorage).find((key) => key.includes('owner'))")
     page.evaluate("([key, owner]) => localStorage.setItem(key, JSON.stringify(owner))", [key, owner])
     page.reload()
-    expect(page.locator(".empty-runs").first).to_contain_text("Nothing here yet")
+    expect(page.locator(".page-sessions .empty-runs").first).to_contain_text("Nothing here yet")
     assert page.locator(".runs li[data-run]").count() == 0
 
 
@@ -122,7 +122,7 @@ def test_searching_finds_marks_and_never_complains(mine: BrowserContext, server:
     expect(rows.locator("mark").first).to_have_text("photosynthesis", ignore_case=True)
     for words in ('"AND ( NEAR*', "'; DROP TABLE runs; --", "zzzz"):
         page.fill(".sessions .search", words)
-        expect(page.locator(".empty-runs").first).to_contain_text("No run matches")
+        expect(page.locator(".page-sessions .empty-runs").first).to_contain_text("No run matches")
     page.fill(".sessions .search", "<img")
     expect(rows).to_have_count(1)
     page.keyboard.press("Escape")
@@ -277,7 +277,7 @@ def test_runs_go_out_and_come_in(mine: BrowserContext, context: BrowserContext, 
     waiting.value.save_as(file)
     assert gzip.decompress(file.read_bytes()).startswith(b'{"kind":"started"')
     other = opened(context, server)
-    expect(other.locator(".empty-runs").first).to_be_visible()
+    expect(other.locator(".page-sessions .empty-runs").first).to_be_visible()
     bring(other, file)
     row = other.locator(".runs li[data-run]")
     expect(row).to_have_count(1)
@@ -294,7 +294,7 @@ def bring(page: Page, file: Path) -> None:
 
 def test_a_bad_file_gets_one_sentence_with_the_line(context: BrowserContext, server: str, tmp_path: Path) -> None:
     page = opened(context, server)
-    expect(page.locator(".empty-runs").first).to_be_visible()
+    expect(page.locator(".page-sessions .empty-runs").first).to_be_visible()
     file = tmp_path / "bad.jsonl"
     file.write_text('{"kind":"note","text":"<script>window.hacked=1</script>"}\n')
     bring(page, file)
