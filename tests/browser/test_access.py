@@ -77,7 +77,7 @@ def test_the_language_can_be_chosen_and_is_remembered(page: Page, server: str) -
     expect(page.locator("#run")).to_have_text("Start")
     page.goto(server)
     expect(page.locator("#run")).to_have_text("Start")
-    expect(page.locator(".scrubber .step-label")).to_have_text(re.compile(r"Schritt \d+ von \d+"))
+    expect(page.locator(".page-play .scrubber .step-label")).to_have_text(re.compile(r"Schritt \d+ von \d+"))
 
 
 def test_less_motion_means_none(browser: Browser, server: str) -> None:

@@ -11,18 +11,18 @@ pytestmark = pytest.mark.browser
 
 
 def step(page: Page) -> tuple[int, int]:
-    found = re.match(r"step (\d+) of (\d+)", page.inner_text(".step-label"))
+    found = re.match(r"step (\d+) of (\d+)", page.inner_text(".page-play .step-label"))
     assert found
     return int(found[1]), int(found[2])
 
 
 def test_opens_on_a_finished_recorded_run(page: Page) -> None:
-    assert page.locator(".tok").count() > 20
+    assert page.locator(".page-play .tok").count() > 20
     now, last = step(page)
     assert now == last > 10
-    assert page.inner_text(".scrubber .status") == "recorded"
-    assert page.locator(".numbers dd").count() == 5
-    assert page.locator(".numbers dt").all_inner_texts()[0] == "tokens per target pass"
+    assert page.inner_text(".page-play .scrubber .status") == "recorded"
+    assert page.locator(".page-play .numbers dd").count() == 5
+    assert page.locator(".page-play .numbers dt").all_inner_texts()[0] == "tokens per target pass"
     page.wait_for_selector(".picture .plot-container")
     shown = page.locator(".live-plot.block:not(.irrelevant) .picture").evaluate_all(
         "all => all.map(p => p.dataset.picture)"
@@ -33,12 +33,12 @@ def test_opens_on_a_finished_recorded_run(page: Page) -> None:
 
 def test_steps_back_and_forth_with_keys_and_buttons(page: Page) -> None:
     _, last = step(page)
-    tokens = page.locator(".tok[data-index]").count()
+    tokens = page.locator(".page-play .tok[data-index]").count()
     page.keyboard.press("ArrowLeft")
-    expect(page.locator(".step-label")).to_have_text(f"step {last - 1} of {last}")
+    expect(page.locator(".page-play .step-label")).to_have_text(f"step {last - 1} of {last}")
     page.wait_for_function(f"document.querySelectorAll('.tok[data-index]').length < {tokens}")
     page.get_by_role("button", name="one step back").click()
-    expect(page.locator(".step-label")).to_have_text(f"step {last - 2} of {last}")
+    expect(page.locator(".page-play .step-label")).to_have_text(f"step {last - 2} of {last}")
     page.get_by_role("button", name="one step on").click()
     page.keyboard.press("ArrowRight")
     page.wait_for_function(f"document.querySelectorAll('.tok[data-index]').length === {tokens}")
@@ -55,13 +55,13 @@ def test_plays_by_itself(page: Page) -> None:
 
 
 def test_a_token_says_why_it_is_there(page: Page) -> None:
-    token = page.locator(".tok[data-index='4']")
+    token = page.locator(".page-play .tok[data-index='4']")
     token.hover()
     page.wait_for_selector(".popover:not([hidden])")
-    text = page.inner_text(".popover")
+    text = page.inner_text(".page-play .popover")
     assert "entropy" in text
     assert "step" in text
-    assert page.locator(".popover .alt").count() > 5
+    assert page.locator(".page-play .popover .alt").count() > 5
     page.keyboard.press("Escape")
     token.focus()
     page.keyboard.press("ArrowRight")
@@ -120,9 +120,9 @@ def test_pages_are_links_and_come_back(page: Page) -> None:
 def test_recorded_runs_are_listed_and_open(page: Page) -> None:
     page.get_by_role("link", name="Sessions").click()
     page.locator(".session", has_text="Prompt lookup").click()
-    expect(page.locator(".asked-label")).to_have_text("Prompt lookup")
+    expect(page.locator(".page-play .asked-label")).to_have_text("Prompt lookup")
     expect(page.locator("#method .chosen b")).to_have_text("Prompt lookup")
-    assert page.locator(".tok.copied").count() > 5
+    assert page.locator(".page-play .tok.copied").count() > 5
 
 
 PAIRS = """() => {

@@ -44,10 +44,10 @@ def test_run_shows_tokens_while_they_are_decoded(ready: Page) -> None:
     ready.wait_for_function(
         "(() => { const n = document.querySelectorAll('.tok[data-index]').length; return n > 2 && n < 60 })()"
     )
-    assert ready.inner_text(".scrubber .status") == "live"
+    assert ready.inner_text(".page-play .scrubber .status") == "live"
     ready.wait_for_selector(".scrubber:not(.live)")
-    assert ready.inner_text(".numbers dd >> nth=0") == "1.00"
-    assert ready.locator(".asked-prompt").inner_text() == "Tell me a story about a fox."
+    assert ready.inner_text(".page-play .numbers dd >> nth=0") == "1.00"
+    assert ready.locator(".page-play .asked-prompt").inner_text() == "Tell me a story about a fox."
 
 
 def test_stop_stops_and_keeps_what_there_was(ready: Page) -> None:
@@ -56,20 +56,20 @@ def test_stop_stops_and_keeps_what_there_was(ready: Page) -> None:
     ready.click("#run")
     ready.wait_for_function("document.querySelector('.scrubber.live') && document.querySelectorAll('.tok').length > 3")
     ready.click("#stop")
-    expect(ready.locator(".scrubber .status")).to_have_text("stopped", timeout=10_000)
-    count = ready.locator(".tok[data-index]").count()
+    expect(ready.locator(".page-play .scrubber .status")).to_have_text("stopped", timeout=10_000)
+    count = ready.locator(".page-play .tok[data-index]").count()
     assert 3 < count < 500
     ready.wait_for_timeout(700)
-    assert ready.locator(".tok[data-index]").count() == count
+    assert ready.locator(".page-play .tok[data-index]").count() == count
 
 
 def test_a_run_survives_reload_and_is_listed(ready: Page) -> None:
     run(ready, "Name a colour.")
-    text = ready.inner_text(".tokens")
+    text = ready.inner_text(".page-play .tokens")
     assert "run=" in ready.url
     ready.reload()
     ready.wait_for_function("document.querySelector('.asked-prompt')?.textContent === 'Name a colour.'")
-    assert ready.inner_text(".tokens") == text
+    assert ready.inner_text(".page-play .tokens") == text
     expect(ready.locator("#method .chosen b")).to_have_text("Greedy")
     expect(ready.locator("#prompt textarea")).to_have_value("Name a colour.")
     expect(ready.locator("#set-max_new_tokens")).to_have_value("12")
@@ -81,28 +81,28 @@ def test_a_run_survives_reload_and_is_listed(ready: Page) -> None:
 def test_clicking_an_alternative_continues_from_there(ready: Page) -> None:
     run(ready, "What is the capital of France?")
     before = ready.url
-    texts = ready.locator(".tok[data-index]").all_inner_texts()
-    ready.locator(".tok[data-index='2']").click()
-    other = ready.locator(".popover button.alt").first
+    texts = ready.locator(".page-play .tok[data-index]").all_inner_texts()
+    ready.locator(".page-play .tok[data-index='2']").click()
+    other = ready.locator(".page-play .popover button.alt").first
     wanted = other.locator(".alt-token").inner_text().replace("␣", " ")
     other.click()
     ready.wait_for_function("url => location.href !== url && !document.querySelector('.scrubber.live')", arg=before)
-    after = ready.locator(".tok[data-index]").all_inner_texts()
+    after = ready.locator(".page-play .tok[data-index]").all_inner_texts()
     assert after[:2] == texts[:2]
     assert after[2].strip() == wanted.strip()
     assert len(after) > 3
-    assert ready.locator(".tok.given").count() == 3
+    assert ready.locator(".page-play .tok.given").count() == 3
 
 
 @pytest.mark.parametrize(
     ("prompt", "says"), [("", "The prompt is empty."), ("   \n", "The prompt is empty."), ("a " * 20_000, "long")]
 )
 def test_a_bad_prompt_gets_a_sentence(ready: Page, prompt: str, says: str) -> None:
-    before = ready.inner_text(".tokens")
+    before = ready.inner_text(".page-play .tokens")
     ready.fill("#prompt textarea", prompt)
     ready.click("#run")
     expect(ready.locator(".actions .message.problem")).to_contain_text(says)
-    assert ready.inner_text(".tokens") == before
+    assert ready.inner_text(".page-play .tokens") == before
 
 
 def test_a_megabyte_is_refused_at_once(ready: Page) -> None:
@@ -145,7 +145,7 @@ def test_hostile_text_is_only_text(ready: Page, prompt: str) -> None:
     ready.wait_for_timeout(300)
     assert ready.evaluate("window.hacked") is None
     assert ready.locator(".stream script, .stream img").count() == 0
-    assert ready.locator(".tok[data-index]").count() == 12
+    assert ready.locator(".page-play .tok[data-index]").count() == 12
 
 
 def test_an_unknown_model_leaves_the_running_one(ready: Page) -> None:
