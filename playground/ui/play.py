@@ -99,7 +99,9 @@ def build(house: House, page: gr.Textbox) -> Play:
     ) -> Iterator[list[Any]]:
         told = event._data
         try:
-            request = branched(house, told, selected(method), json.loads(controls)["values"], owner, known(page, reader))
+            request = branched(
+                house, told, selected(method), json.loads(controls)["values"], owner, known(page, reader)
+            )
         except DecodingError as error:
             yield say(house, str(error), tone="problem")
             return
