@@ -92,6 +92,14 @@
   };
 
   P.kinds["page-id"] = (element, { props }) => {
-    props.value = P.page;
+    /* While a page is still being built, Gradio may put its own first value back. So the id is said once more before
+       anything is asked for; the empty value in between makes it count as a change. */
+    const tell = () => {
+      props.value = "";
+      props.value = P.page;
+    };
+    tell();
+    document.addEventListener("pointerdown", tell, true);
+    document.addEventListener("keydown", (event) => event.key === "Enter" && tell(), true);
   };
 })();
