@@ -2,7 +2,6 @@
 
     python -m benchmarks.load            measure; print the table; keep it in benchmarks/results
     python -m benchmarks.load --quick    one and three people, 8 tokens; keep nothing
-    python -m benchmarks.load --readme   measure nothing; copy the kept table into the README
 
 Everybody calls `/run` at the same moment with a prompt of their own and as many tokens as the others, each as a
 person of their own. Progress is what the stream of a run said at the moment when the first of them was done. Then
@@ -20,17 +19,16 @@ import time
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from gradio_client import Client
 
 import engines
+from benchmarks.command import Benchmark
 from benchmarks.questions import one_of_each
-from benchmarks.report import RESULTS, Setting, fill, save, saved, table
+from benchmarks.report import Setting, table
 from benchmarks.served import Server, served
-from engines.models.catalogue import DEFAULT
 
 CROWDS = (1, 5, 20)
 LONG = 8
@@ -74,7 +72,9 @@ def measure(setting: Setting, crowds: Sequence[int], *, model: str, tokens: int)
     """Every crowd on one server."""
     settings = {"DECODING_PLAYGROUND_MODEL": model, "DECODING_PLAYGROUND_PEOPLE_AT_ONCE": "0"}
     with served(settings) as server:
-        clients = [Client(server.address, verbose=False) for _ in range(max(crowds))]
+        # While the model is loaded and measured, and among twenty people, an answer may take longer than usual.
+        patient = {"timeout": 120}
+        clients = [Client(server.address, verbose=False, httpx_kwargs=patient) for _ in range(max(crowds))]
         clients[0].predict("Hello.", max_new_tokens=4, api_name="/run")  # waits for the model
         return Load(setting=setting, crowds=[_crowd(server, clients[:many], tokens) for many in crowds])
 
@@ -204,33 +204,23 @@ def tables(result: Load) -> str:
     )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command."""
-    options = argparse.ArgumentParser(prog="python -m benchmarks.load", description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--quick", action="store_true", help="one and three people, 8 tokens; keep nothing")
-    options.add_argument("--readme", action="store_true", help="copy the kept table into the README, measure nothing")
-    options.add_argument("--model", default=DEFAULT, metavar="ID", help="default: %(default)s")
-    options.add_argument("--max-new-tokens", type=int, default=48, metavar="N", help="default: %(default)s")
-    options.add_argument(
-        "--results", type=Path, metavar="FOLDER", help="where to keep the JSON; default: benchmarks/results"
-    )
-    chosen = options.parse_args(argv)
-    if chosen.readme:
-        kept = saved(Load, "load", chosen.results or RESULTS)
-        if kept is None:
-            options.error("nothing has been measured yet: run it without --readme first")
-        fill("load", tables(kept))
-        return 0
+def _measured(chosen: argparse.Namespace) -> Load:
     tokens = min(chosen.max_new_tokens, 8) if chosen.quick else chosen.max_new_tokens
     model = engines.load(chosen.model)  # converts it, if need be, before the server starts
     setting = Setting.of(model, max_new_tokens=tokens, rounds=1, quick=chosen.quick)
     del model
-    result = measure(setting, (1, 3) if chosen.quick else CROWDS, model=chosen.model, tokens=tokens)
-    print(tables(result))
-    if chosen.results or not chosen.quick:
-        print(f"Kept in {save(result, 'load', chosen.results or RESULTS)}", file=sys.stderr)
-    return 0
+    return measure(setting, (1, 3) if chosen.quick else CROWDS, model=chosen.model, tokens=tokens)
 
+
+BENCHMARK = Benchmark(
+    "load",
+    __doc__ or "",
+    Load,
+    _measured,
+    tables,
+    quick="one and three people, 8 tokens",
+    numbers={"max-new-tokens": (48, "")},
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(BENCHMARK.main())

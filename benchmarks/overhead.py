@@ -2,7 +2,6 @@
 
     python -m benchmarks.overhead            measure; print the tables; keep them in benchmarks/results
     python -m benchmarks.overhead --quick    two short prompts; keep nothing
-    python -m benchmarks.overhead --readme   measure nothing; copy the kept tables into the README
 
 Everyone decodes the same prompts from text to text, on the same weights, in the same process, in alternating order.
 Speed is tokens over wall time, the prompt's own pass included. The split of a token's time is read off the same runs:
@@ -23,12 +22,12 @@ from pathlib import Path
 import msgspec
 
 import engines
+from benchmarks.command import Benchmark
 from benchmarks.peer import Peer
 from benchmarks.questions import Question, one_of_each
-from benchmarks.report import RESULTS, Setting, fill, save, saved, table
+from benchmarks.report import Setting, table
 from benchmarks.rounds import Timing
 from engines.events import Event, Finished, Forward
-from engines.models.catalogue import DEFAULT
 from engines.models.causal import CausalModel
 from engines.runner import run
 from playground.rounds import Spread, alternating
@@ -251,39 +250,26 @@ def _milliseconds(result: Overhead, contestant: str, part: Callable[[Sample], fl
     return f"{median:.2f}" if median else "–"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command."""
-    options = argparse.ArgumentParser(
-        prog="python -m benchmarks.overhead", description=(__doc__ or "").partition("\n")[0]
-    )
-    options.add_argument("--quick", action="store_true", help="two prompts, one round, 32 tokens; keep nothing")
-    options.add_argument("--readme", action="store_true", help="copy the kept tables into the README, measure nothing")
-    options.add_argument("--model", default=DEFAULT, metavar="ID", help="default: %(default)s")
-    options.add_argument("--rounds", type=int, default=3, metavar="N", help="default: %(default)s")
-    options.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="default: %(default)s")
-    options.add_argument(
-        "--results", type=Path, metavar="FOLDER", help="where to keep the JSON; default: benchmarks/results"
-    )
-    chosen = options.parse_args(argv)
-    if chosen.readme:
-        kept = saved(Overhead, "overhead", chosen.results or RESULTS)
-        if kept is None:
-            options.error("nothing has been measured yet: run it without --readme first")
-        fill("overhead", tables(kept))
-        return 0
+def _measured(chosen: argparse.Namespace) -> Overhead:
     questions = one_of_each()[:2] if chosen.quick else one_of_each()
-    result = measure(
+    return measure(
         engines.load(chosen.model),
         questions,
         rounds=1 if chosen.quick else chosen.rounds,
         max_new_tokens=min(chosen.max_new_tokens, 32) if chosen.quick else chosen.max_new_tokens,
         quick=chosen.quick,
     )
-    print(tables(result))
-    if chosen.results or not chosen.quick:
-        print(f"Kept in {save(result, 'overhead', chosen.results or RESULTS)}", file=sys.stderr)
-    return 0
 
+
+BENCHMARK = Benchmark(
+    "overhead",
+    __doc__ or "",
+    Overhead,
+    _measured,
+    tables,
+    quick="two prompts, one round, 32 tokens",
+    numbers={"rounds": (3, ""), "max-new-tokens": (128, "")},
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(BENCHMARK.main())

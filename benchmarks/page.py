@@ -2,7 +2,6 @@
 
     python -m benchmarks.page            measure; print the tables; keep them in benchmarks/results
     python -m benchmarks.page --quick    one visit each, 24 tokens; keep nothing
-    python -m benchmarks.page --readme   measure nothing; copy the kept tables into the README
 
 A first visit has an empty browser cache, a second one that of the first. The first picture is there when Plotly has
 drawn it. Then a run is watched whose method has five pictures, all of them made visible: how many updates a second
@@ -16,17 +15,15 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, sync_playwright
 
 import engines
-from benchmarks.report import RESULTS, Setting, fill, save, saved, table
+from benchmarks.command import Benchmark
+from benchmarks.report import Setting, table
 from benchmarks.served import served
-from engines.models.catalogue import DEFAULT
 
 METHOD = "token-recycling"
 PICTURES = 5
@@ -194,32 +191,21 @@ def tables(result: Opened) -> str:
     return f"{visits}\n\n{motion}\n\n{note}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command."""
-    options = argparse.ArgumentParser(prog="python -m benchmarks.page", description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--quick", action="store_true", help="one visit each, 24 tokens; keep nothing")
-    options.add_argument("--readme", action="store_true", help="copy the kept tables into the README, measure nothing")
-    options.add_argument("--model", default=DEFAULT, metavar="ID", help="default: %(default)s")
-    options.add_argument("--rounds", type=int, default=5, metavar="N", help="visits of each kind; default: %(default)s")
-    options.add_argument("--max-new-tokens", type=int, default=256, metavar="N", help="default: %(default)s")
-    options.add_argument(
-        "--results", type=Path, metavar="FOLDER", help="where to keep the JSON; default: benchmarks/results"
-    )
-    chosen = options.parse_args(argv)
-    if chosen.readme:
-        kept = saved(Opened, "page", chosen.results or RESULTS)
-        if kept is None:
-            options.error("nothing has been measured yet: run it without --readme first")
-        fill("page", tables(kept))
-        return 0
+def _measured(chosen: argparse.Namespace) -> Opened:
     visits, tokens = (1, 24) if chosen.quick else (chosen.rounds, chosen.max_new_tokens)
     setting = Setting.of(engines.load(chosen.model), max_new_tokens=tokens, rounds=visits, quick=chosen.quick)
-    result = measure(setting, model=chosen.model, visits=visits, tokens=tokens)
-    print(tables(result))
-    if chosen.results or not chosen.quick:
-        print(f"Kept in {save(result, 'page', chosen.results or RESULTS)}", file=sys.stderr)
-    return 0
+    return measure(setting, model=chosen.model, visits=visits, tokens=tokens)
 
+
+BENCHMARK = Benchmark(
+    "page",
+    __doc__ or "",
+    Opened,
+    _measured,
+    tables,
+    quick="one visit each, 24 tokens",
+    numbers={"rounds": (5, "visits of each kind"), "max-new-tokens": (256, "")},
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(BENCHMARK.main())

@@ -8,9 +8,12 @@ from __future__ import annotations
 import sys
 
 from benchmarks import load, overhead, page, reference, speculative, store
-from benchmarks.report import fill, saved
+from benchmarks.report import fill
 from engines.method import Method, methods
 from playground.limits import limits_table
+
+BENCHMARKS = tuple(module.BENCHMARK for module in (overhead, speculative, load, page, store))
+"""In the order of the README."""
 
 
 def methods_table() -> str:
@@ -27,17 +30,10 @@ def _line(method: Method) -> str:
 def main() -> int:
     """The command."""
     fill("methods", methods_table())
-    if watched := saved(overhead.Overhead, "overhead"):
-        fill("overhead", overhead.tables(watched))
-    if guessed := saved(speculative.Speculation, "speculative"):
-        fill("speculative", speculative.tables(guessed))
     fill("limits", limits_table())
-    if crowded := saved(load.Load, "load"):
-        fill("load", load.tables(crowded))
-    if kept := saved(store.Keeping, "store"):
-        fill("store", store.tables(kept))
-    if opened := saved(page.Opened, "page"):
-        fill("page", page.tables(opened))
+    for benchmark in BENCHMARKS:
+        if tables := benchmark.kept:
+            fill(benchmark.name, tables)
     reference.write()
     return 0
 

@@ -2,7 +2,6 @@
 
     python -m benchmarks.speculative            measure; print the tables; keep them in benchmarks/results
     python -m benchmarks.speculative --quick    two questions, 32 tokens; keep nothing
-    python -m benchmarks.speculative --readme   measure nothing; copy the kept tables into the README
 
 Spec-Bench's protocol (Xia et al. 2024, arXiv 2401.07851) on questions of our own in its six categories: greedy, one
 sequence at a time, wall time with the prompt's own pass included, contestants in alternating order.
@@ -21,17 +20,16 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
 import engines
+from benchmarks.command import Benchmark
 from benchmarks.peer import Peer
 from benchmarks.questions import CATEGORIES, Question, questions
-from benchmarks.report import RESULTS, Setting, fill, save, saved, table
+from benchmarks.report import Setting, table
 from benchmarks.rounds import Timing, speed_up, together, total_speed_up
 from engines.events import Curve, Finished, Forward
-from engines.models.catalogue import DEFAULT
 from engines.models.causal import CausalModel
 from engines.runner import run
 from engines.speculative import token_recycling
@@ -291,38 +289,25 @@ def _work(result: Speculation, name: str) -> list[str]:
     ]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command."""
-    options = argparse.ArgumentParser(
-        prog="python -m benchmarks.speculative", description=(__doc__ or "").partition("\n")[0]
-    )
-    options.add_argument("--quick", action="store_true", help="two questions, one round, 32 tokens; keep nothing")
-    options.add_argument("--readme", action="store_true", help="copy the kept tables into the README, measure nothing")
-    options.add_argument("--model", default=DEFAULT, metavar="ID", help="default: %(default)s")
-    options.add_argument("--rounds", type=int, default=1, metavar="N", help="default: %(default)s")
-    options.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="default: %(default)s")
-    options.add_argument(
-        "--results", type=Path, metavar="FOLDER", help="where to keep the JSON; default: benchmarks/results"
-    )
-    chosen = options.parse_args(argv)
-    if chosen.readme:
-        kept = saved(Speculation, "speculative", chosen.results or RESULTS)
-        if kept is None:
-            options.error("nothing has been measured yet: run it without --readme first")
-        fill("speculative", tables(kept))
-        return 0
-    result = measure(
+def _measured(chosen: argparse.Namespace) -> Speculation:
+    return measure(
         engines.load(chosen.model),
         [questions()[0], questions()[-1]] if chosen.quick else questions(),
         rounds=1 if chosen.quick else chosen.rounds,
         max_new_tokens=min(chosen.max_new_tokens, 32) if chosen.quick else chosen.max_new_tokens,
         quick=chosen.quick,
     )
-    print(tables(result))
-    if chosen.results or not chosen.quick:
-        print(f"Kept in {save(result, 'speculative', chosen.results or RESULTS)}", file=sys.stderr)
-    return 0
 
+
+BENCHMARK = Benchmark(
+    "speculative",
+    __doc__ or "",
+    Speculation,
+    _measured,
+    tables,
+    quick="two questions, one round, 32 tokens",
+    numbers={"rounds": (1, ""), "max-new-tokens": (128, "")},
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(BENCHMARK.main())

@@ -2,7 +2,6 @@
 
     python -m benchmarks.store            measure; print the table; keep it in benchmarks/results
     python -m benchmarks.store --quick    two hundred runs; keep nothing
-    python -m benchmarks.store --readme   measure nothing; copy the kept table into the README
 
 No model runs: the runs that come with the program are recorded again and again, under prompts and outputs of other
 words, so events have the sizes that they really have. Writing is measured as the page writes, through a recording
@@ -25,7 +24,8 @@ from statistics import median, quantiles
 
 import msgspec
 
-from benchmarks.report import RESULTS, fill, processor, save, saved, table
+from benchmarks.command import Benchmark
+from benchmarks.report import processor, table
 from engines.events import Event, Finished, Started
 from engines.runner import machine
 from playground.atlas import atlas
@@ -181,32 +181,20 @@ def tables(result: Keeping) -> str:
     return f"{kept}\n\n{found}\n\n{note}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command."""
-    options = argparse.ArgumentParser(prog="python -m benchmarks.store", description=(__doc__ or "").partition("\n")[0])
-    options.add_argument("--quick", action="store_true", help="200 runs, 20 searches; keep nothing")
-    options.add_argument("--readme", action="store_true", help="copy the kept table into the README, measure nothing")
-    options.add_argument("--runs", type=int, default=10_000, metavar="N", help="default: %(default)s")
-    options.add_argument(
-        "--events", type=int, default=120, metavar="N", help="of one run at most, default: %(default)s"
-    )
-    options.add_argument(
-        "--results", type=Path, metavar="FOLDER", help="where to keep the JSON; default: benchmarks/results"
-    )
-    chosen = options.parse_args(argv)
-    if chosen.readme:
-        kept = saved(Keeping, "store", chosen.results or RESULTS)
-        if kept is None:
-            options.error("nothing has been measured yet: run it without --readme first")
-        fill("store", tables(kept))
-        return 0
+def _measured(chosen: argparse.Namespace) -> Keeping:
     runs = min(chosen.runs, 200) if chosen.quick else chosen.runs
-    result = measure(runs, quick=chosen.quick, events_in_a_run=chosen.events)
-    print(tables(result))
-    if chosen.results or not chosen.quick:
-        print(f"Kept in {save(result, 'store', chosen.results or RESULTS)}", file=sys.stderr)
-    return 0
+    return measure(runs, quick=chosen.quick, events_in_a_run=chosen.events)
 
+
+BENCHMARK = Benchmark(
+    "store",
+    __doc__ or "",
+    Keeping,
+    _measured,
+    tables,
+    quick="200 runs, 20 searches",
+    numbers={"runs": (10_000, ""), "events": (120, "of one run at most")},
+)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(BENCHMARK.main())

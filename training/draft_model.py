@@ -16,11 +16,11 @@ the overlap Σ min(p, q), the chance that a drawn guess is accepted, on held-out
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from pathlib import Path
 
+import msgspec
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -29,7 +29,7 @@ from transformers import LlamaConfig, LlamaModel
 
 import engines
 from engines.models.causal import CausalModel
-from engines.models.draft import SCALE, shape
+from engines.models.draft import SCALE, DraftCard, shape
 
 HELD_OUT = 0.05
 
@@ -74,6 +74,14 @@ def answers(tokens: Tensor, model: CausalModel) -> Tensor:
             inside = (inside and token != end) or ids[max(0, place - len(opening) + 1) : place + 1] == opening
             mask[row, place] = inside
     return mask
+
+
+def save(draft: Draft, card: DraftCard, folder: Path) -> None:
+    """Writes weights, in half precision, and card, for `engines.models.draft.load_draft`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: weight.detach().half().cpu().contiguous() for name, weight in draft.state_dict().items()}
+    save_file(weights | {"spoken": draft.spoken.to("cpu", torch.int32)}, folder / "model.safetensors")
+    (folder / "card.json").write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
 
 
 def main() -> None:
@@ -140,17 +148,18 @@ def main() -> None:
         if late:
             break
     if arguments.output:
-        arguments.output.mkdir(parents=True, exist_ok=True)
-        weights = {name: weight.detach().half().cpu().contiguous() for name, weight in draft.state_dict().items()}
-        weights["spoken"] = spoken.to(torch.int32)
-        save_file(weights, arguments.output / "model.safetensors")
-        card = {
-            "width": arguments.width, "layers": arguments.layers, "steps": step + 1, "tokens": seen,
-            "held_out_overlap": round(evaluate(), 4), "parameters": sum(weight.numel() for weight in trained),
-            "data": "conversations of the embedded model with itself, training/conversations.py", "seed": 0,
-            "target_weights": target.weights,
-        }  # fmt: skip
-        (arguments.output / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+        card = DraftCard(
+            width=arguments.width,
+            layers=arguments.layers,
+            steps=step + 1,
+            tokens=seen,
+            held_out_overlap=round(evaluate(), 4),
+            parameters=sum(weight.numel() for weight in trained),
+            data="conversations of the embedded model with itself, training/conversations.py",
+            seed=0,
+            target_weights=target.weights,
+        )
+        save(draft, card, arguments.output)
 
 
 if __name__ == "__main__":

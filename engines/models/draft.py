@@ -1,13 +1,12 @@
 """The shared draft model: a tiny Llama, trained on the embedded model's own answers, that guesses what it will say.
 
-`training/draft_model.py` made it, `assets/models/draft/card.json` says from what and how good it is. It borrows the
+`python -m training.draft_model` makes one; its `card.json` says from what, and how good it is. It borrows the
 target's embedding E: its own is E·A, its output matrix E'·B, with E' the rows of the tokens that it can guess at all.
 Loaded, both are multiplied out, and it is a `CausalModel` like any other, with -inf for the tokens it never guesses.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -81,24 +80,33 @@ def shape(width: int, layers: int, vocabulary: int) -> LlamaConfig:
 
 
 def load_draft(target: CausalModel, folder: Path = FOLDER) -> Draft:
-    """The shipped draft for `target`. Raises `ModelUnavailable` when the target is another model."""
-    card = msgspec.convert(json.loads((folder / "card.json").read_text(encoding="utf-8")), DraftCard)
+    """The draft in `folder`. Raises `ModelUnavailable` when there is none, or when it is another target's."""
+    try:
+        card = msgspec.json.decode((folder / "card.json").read_bytes(), type=DraftCard)
+        weights = load_file(folder / "model.safetensors", device=str(target.device))
+    except FileNotFoundError:
+        raise ModelUnavailable(
+            "There is no trained draft model here. python -m training.draft_model makes one; "
+            "methods such as prompt-lookup need none."
+        ) from None
     if target.weights != card.target_weights:
         raise ModelUnavailable(
-            f"The shipped draft model was trained for another model than {target.title}. "
-            "Choose a draft-free method, such as prompt-lookup."
+            f"The draft model was trained for another model than {target.title}. "
+            "Choose a method that needs none, such as prompt-lookup."
         )
-    weights = {name: weight.float() for name, weight in load_file(folder / "model.safetensors").items()}
-    spoken = weights.pop("spoken").long().to(target.device)
+    spoken = weights.pop("spoken").long()
+    weights = {name: weight.float() for name, weight in weights.items()}
     embedding = target.network.get_input_embeddings().weight.detach().float()
     # Made with a vocabulary of one, because both ends are replaced.
     network = LlamaForCausalLM(shape(card.width, card.layers, 1)).to(target.device)
     network.config.vocab_size = target.vocabulary_size
-    network.model.embed_tokens = nn.Embedding.from_pretrained(embedding @ weights["into"].to(target.device) * SCALE)
+    network.model.embed_tokens = nn.Embedding.from_pretrained(embedding @ weights["into"] * SCALE)
     network.lm_head = nn.Linear(card.width, len(spoken), bias=False)
-    network.lm_head.weight = nn.Parameter(embedding[spoken] @ weights["out"].to(target.device), requires_grad=False)
+    network.lm_head.weight = nn.Parameter(embedding[spoken] @ weights["out"], requires_grad=False)
     body = {name.removeprefix("body."): weight for name, weight in weights.items() if name.startswith("body.")}
-    network.model.load_state_dict(body, strict=False)  # strict would ask for the embedding
+    absent = network.model.load_state_dict(body, strict=False)
+    assert absent.missing_keys == ["embed_tokens.weight"]
+    assert not absent.unexpected_keys
     return Draft(network.eval().requires_grad_(False), target, spoken, card)
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from benchmarks import overhead, speculative
-from benchmarks.report import README, filled, saved, table
+from benchmarks.command import Benchmark
+from benchmarks.readme import BENCHMARKS
+from benchmarks.report import README, RESULTS, filled, table
 
 
 def test_table() -> None:
@@ -29,16 +28,17 @@ def test_filled_needs_both_markers(page: str) -> None:
         filled(page, "x", "new")
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "tables"),
-    [("overhead", overhead.Overhead, overhead.tables), ("speculative", speculative.Speculation, speculative.tables)],
-    ids=["overhead", "speculative"],
-)
-def test_the_readme_quotes_the_kept_result(name: str, kind: type[Any], tables: Callable[[Any], str]) -> None:
-    kept = saved(kind, name)
-    if kept is None:
+@pytest.mark.parametrize("benchmark", BENCHMARKS, ids=[benchmark.name for benchmark in BENCHMARKS])
+def test_the_readme_quotes_the_kept_result(benchmark: Benchmark) -> None:
+    if benchmark.kept is None:
         pytest.skip("nothing has been measured yet")
-    assert not kept.setting.quick
+    name = benchmark.name
     quoted = re.search(rf"<!-- {name} -->\n\n(.*?)\n\n<!-- /{name} -->", README.read_text(encoding="utf-8"), re.DOTALL)
     assert quoted is not None
-    assert quoted[1] == tables(kept), f"run: python -m benchmarks.{name} --readme"
+    assert quoted[1] == benchmark.kept, "run: python -m benchmarks.readme"
+
+
+@pytest.mark.parametrize("benchmark", BENCHMARKS, ids=[benchmark.name for benchmark in BENCHMARKS])
+def test_nothing_is_kept_of_a_try_out(benchmark: Benchmark) -> None:
+    result = RESULTS / f"{benchmark.name}.json"
+    assert not result.exists() or '"quick": true' not in result.read_text(encoding="utf-8")
