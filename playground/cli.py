@@ -100,12 +100,12 @@ def parser() -> Parser:
     listing.add_argument("--json", action="store_true", help="as JSON")
 
     run = command("run", run_method, "Decode a prompt. The text goes to standard output, token by token.")
-    run.add_argument("--model", default="", metavar="ID", help=f"default: {MODEL}, or the card's")
+    run.add_argument("--model", metavar="ID", help=f"default: {MODEL}, or the card's")
     run.add_argument("--precision", default="", metavar="P", help="how the weights are held, e.g. float32, int8")
     run.add_argument("--method", default="greedy", metavar="ID", help="default: %(default)s")
     run.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="a setting of the method")
     asked = run.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--prompt", default="", metavar="TEXT|@FILE", help="@- reads standard input; @@ means a plain @")
+    asked.add_argument("--prompt", metavar="TEXT|@FILE", help="@- reads standard input; @@ means a plain @")
     asked.add_argument(
         "--card", metavar="FILE", help="do the run of a run card again: identical, or what differs first"
     )
@@ -228,7 +228,7 @@ def run_method(arguments: argparse.Namespace) -> int:
 
         with progress_line() as progress:
             model = engines.load(
-                arguments.model or setup.model or MODEL,
+                (setup.model or MODEL) if arguments.model is None else arguments.model,
                 precision=arguments.precision or setup.precision,
                 progress=progress,
             )

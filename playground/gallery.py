@@ -166,7 +166,7 @@ def _rounded(value: Any) -> Any:
 
 def difference(old: Any, new: Any) -> list[Any] | None:
     """How `old` becomes `new`."""
-    if type(old) is type(new) and old == new:
+    if _same(old, new):
         return None
     whole = ["=", new]
     if isinstance(old, dict) and isinstance(new, dict):
@@ -189,9 +189,14 @@ def _entrywise(old: list[Any], new: list[Any]) -> list[Any]:
 
 def _stretch(old: list[Any], new: list[Any]) -> list[Any]:
     most = min(len(old), len(new))
-    start = next((k for k in range(most) if old[k] != new[k]), most)
-    end = next((k for k in range(most - start) if old[-1 - k] != new[-1 - k]), most - start)
+    start = next((k for k in range(most) if not _same(old[k], new[k])), most)
+    end = next((k for k in range(most - start) if not _same(old[-1 - k], new[-1 - k])), most - start)
     return ["|", start, len(old) - start - end, new[start : len(new) - end]]
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Whether both are the same JSON; Python takes 0, 0.0 and False for equal."""
+    return bool(old == new) and _json(old) == _json(new)
 
 
 def _shorter(*ways: list[Any]) -> list[Any]:

@@ -104,6 +104,7 @@ def _discover() -> None:
 
 
 def pictures() -> dict[str, Picture]:
-    """Every known picture by id, ours first."""
+    """Every known picture by id, ours first, whichever was imported first."""
     _discover()
-    return dict(_registry)
+    ours = __name__.partition(".")[0] + "."
+    return dict(sorted(_registry.items(), key=lambda item: (not item[1].draw.__module__.startswith(ours), item[0])))

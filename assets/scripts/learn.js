@@ -14,11 +14,6 @@
     });
   }
 
-  P.kinds["lesson-picture"] = (element, { props }) => {
-    P.state.lessonPicture = (id) => (props.value = id);
-    props.value = P.state.lessonPictureId ?? "";
-  };
-
   P.kinds.lessons = (element, { props, trigger, server }) => {
     const lessons = P.parse(props.value, []);
     const page = element.closest(".page");
@@ -97,8 +92,7 @@
       page.classList.toggle("predicting", waits);
       page.classList.toggle("blank", !step.shown);
       page.classList.toggle("with-numbers", step.numbers);
-      P.state.lessonPictureId = step.picture;
-      P.state.lessonPicture?.(step.picture);
+      P.state.along = { picture: step.picture };
 
       const heading = make("h3", { class: "lesson-heading", tabindex: "-1", text: step.title });
       const body = make("div", { class: "lesson-body" }, ...build(step.body, follow));

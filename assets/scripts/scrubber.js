@@ -37,7 +37,7 @@
       if (step === state.step) return;
       state = { ...state, step };
       paint();
-      if (wanted === null) trigger("step", { run: state.run, step, page: P.page });
+      if (wanted === null) trigger("step", { run: state.run, step, page: P.page, ...P.state.along });
       wanted = step;
     }
 
@@ -65,7 +65,7 @@
       if (!value) return;
       if (value.run !== state.run || value.live) pause(), (wanted = null);
       if (wanted !== null && value.step !== wanted) {
-        trigger("step", { run: state.run, step: wanted, page: P.page });
+        trigger("step", { run: state.run, step: wanted, page: P.page, ...P.state.along });
         return;
       }
       wanted = null;

@@ -96,7 +96,7 @@
       if (chosen) return make("div", { class: "alt chosen", "aria-label": P.say("play.chosen-alternative", { p: percent(alternative.raw) }) }, ...cells);
       return make("button", {
         type: "button", class: "alt", title: P.say("play.continue-with", { method: P.state.method ?? P.say("play.selected-method") }),
-        onclick: () => (trigger("branch", { run: head.run, position: token.position, token: alternative.id }), close()),
+        onclick: () => (trigger("branch", { run: head.run, position: token.position, token: alternative.id, ...P.state.along }), close()),
       }, ...cells);
     }
 

@@ -39,13 +39,6 @@ class LessonView(Live):
         super().__init__("lessons", value, events=("show", "run", "halt", "open"), server=(check,), **props)
 
 
-class LessonPicture(Live):
-    """Carries the id of the picture that the lesson shows."""
-
-    def __init__(self, value: str = "", **props: Any) -> None:
-        super().__init__("lesson-picture", value, **props)
-
-
 class Glossary(Live):
     """Every word of the field with its meaning; its script links the words wherever they appear."""
 
@@ -62,7 +55,6 @@ def build(house: House, playing: Play, page: gr.Textbox) -> None:
 
     with gr.Column(elem_classes=["page", "page-learn"]):
         view = LessonView(encode([described(house, lesson) for lesson in lessons.values()]), check=check)
-        picture = LessonPicture()
         with gr.Column(elem_classes=["stage", "lesson-stage"], min_width=0):
             told = Message()
             numbers, stream, scrubber = Numbers(), TokenStream(), Scrubber()
@@ -74,8 +66,10 @@ def build(house: House, playing: Play, page: gr.Textbox) -> None:
     def show(event: gr.EventData) -> list[Any]:
         return shown(house, lessons, event._data)
 
-    def step(picture: str, event: gr.EventData) -> list[Any]:
-        return stepped(house, str(event._data["run"]), int(event._data["step"]), picture)
+    # The script sends along which picture the lesson shows.
+    def step(event: gr.EventData) -> list[Any]:
+        told = event._data
+        return stepped(house, str(told["run"]), int(told["step"]), str(told["picture"]))
 
     def run(owner: str, page: str, event: gr.EventData) -> Iterator[list[Any]]:
         try:
@@ -88,10 +82,10 @@ def build(house: House, playing: Play, page: gr.Textbox) -> None:
             return
         yield from decode(house, setup, trial.picture, owner=owner, page=page)
 
-    def branch(picture: str, owner: str, page: str, event: gr.EventData) -> Iterator[list[Any]]:
+    def branch(owner: str, page: str, event: gr.EventData) -> Iterator[list[Any]]:
         told = event._data
         try:
-            run, position = str(told["run"]), int(told["position"])
+            run, position, picture = str(told["run"]), int(told["position"]), str(told["picture"])
             events = house.shelf.events(run)
             given = [placed.token.id for placed in committed(events)[:position]]
             setup = msgspec.structs.replace(Setup.of(events), prefix=(*given, int(told["token"])))
@@ -108,8 +102,8 @@ def build(house: House, playing: Play, page: gr.Textbox) -> None:
     view.run(run, [playing.owner, page], outputs, **decoding)
     view.halt(house.stop, page, None, queue=False, **PRIVATE)
     view.open(reopen, None, [*playing.rail, *playing.outputs], **PRIVATE)
-    scrubber.step(step, picture, outputs, trigger_mode="multiple", concurrency_limit=4, **DRAWING)
-    stream.branch(branch, [picture, playing.owner, page], outputs, **decoding)
+    scrubber.step(step, None, outputs, trigger_mode="multiple", concurrency_limit=4, **DRAWING)
+    stream.branch(branch, [playing.owner, page], outputs, **decoding)
 
 
 def known_lessons(house: House) -> Lessons:

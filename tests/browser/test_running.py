@@ -37,12 +37,12 @@ def run(page: Page, prompt: str | None = None) -> None:
 
 
 def test_run_shows_tokens_while_they_are_decoded(ready: Page) -> None:
-    tokens(ready, 60)
+    tokens(ready, 200)
     ready.fill("#prompt textarea", "Tell me a story about a fox.")
     ready.click("#run")
     ready.wait_for_selector(".scrubber.live", timeout=5_000)
     ready.wait_for_function(
-        "(() => { const n = document.querySelectorAll('.tok[data-index]').length; return n > 2 && n < 60 })()"
+        "(() => { const n = document.querySelectorAll('.tok[data-index]').length; return n > 2 && n < 200 })()"
     )
     assert ready.inner_text(".page-play .scrubber .status") == "live"
     ready.wait_for_selector(".scrubber:not(.live)")
