@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -25,6 +26,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+# What Gradio logs when its page is left or loaded again while an answer is still coming in.
+LEFT = re.compile(r"AbortError: signal is aborted without reason|Unexpected error Connection errored out")
 
 
 def free_port() -> int:
@@ -100,4 +103,4 @@ def page(context: BrowserContext, server: str) -> Iterator[Page]:
     page.goto(server)
     page.wait_for_selector(".tok")
     yield page
-    assert complaints == []
+    assert [complaint for complaint in complaints if not LEFT.search(complaint)] == []

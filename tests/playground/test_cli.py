@@ -73,7 +73,12 @@ def command(capfd: pytest.CaptureFixture[str]) -> Command:
 def process(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     """Starts a command in a process of its own."""
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": ROOT, "text": True} | options
-    return subprocess.Popen([sys.executable, "-m", "playground", *arguments], **options)
+    # A shell that started the tests in the background has told them, and so their children, to ignore Ctrl+C.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen([sys.executable, "-m", "playground", *arguments], **options)
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def refused(result: Result, *words: str, code: int = 2) -> None:

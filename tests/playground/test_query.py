@@ -15,7 +15,7 @@ from tests.playground.stored_runs import on_disk, started, whole_run
 
 ME, YOU = "m" * 32, "y" * 32
 NUMBERS = "SELECT a.seq FROM events AS a, events AS b, events AS c, events AS d"
-ENDLESS = NUMBERS.replace("a.seq", "count(*)") + ", events e, events f, events g"
+ENDLESS = NUMBERS.replace("a.seq", "count(*)") + "".join(f", events e{index}" for index in range(8))
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_rows_and_cells_are_bounded(both: Store) -> None:
     [
         ENDLESS,
         "SELECT instr(printf('%.*c', 8000000, 'a'), printf('%.*c', 4000000, 'a') || 'b')",
-        NUMBERS.replace("a.seq", "a.body || b.body || c.body") + ", events e ORDER BY random() || a.body",
+        ENDLESS.replace("count(*)", "a.body || b.body || c.body") + " ORDER BY random() || a.body",
         "SELECT length(group_concat(printf('%.*c', 4000000, 'x'))) FROM events a, events b",
         NUMBERS.replace("a.seq", "count(DISTINCT a.body || b.body || c.body || d.body || e.body)") + ", events e",
     ],
