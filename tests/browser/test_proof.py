@@ -102,8 +102,8 @@ def test_a_click_in_the_tree_shows_that_guess_in_the_xray(ready: Page) -> None:
         ready.click(".scrubber button >> nth=0")
         ready.wait_for_timeout(400)
     first, *_, last = ready.evaluate(JUDGED)
-    ready.locator(TREE).scroll_into_view_if_needed()
     for place, id in ((1, first), (len(ready.evaluate(JUDGED)), last)):
+        ready.evaluate(f"document.querySelector(\"{TREE}\").scrollIntoView({{block: 'center'}})")
         x, y = ready.evaluate(WHERE, id)
         ready.mouse.click(x, y)
         expect(ready.locator(f"{XRAY} .picked")).to_contain_text(f"guess {place} of")

@@ -132,7 +132,8 @@ def test_numbers_out_of_range(served: Served, name: str, value: Any) -> None:
     names = ["prompt", "method", "params", "seed", "max_new_tokens", "raw", "stop", "time_limit", "owner"]
     data = list(SETTINGS)
     data[names.index(name)] = value
-    assert name.replace("_", " ") in calm(served.call("run", *data)).replace("_", " ")
+    words = name.removeprefix("max_").replace("_", " ")
+    assert words in calm(served.call("run", *data)).replace("_", " ")
 
 
 def test_hostile_prompts_are_kept_as_they_are(served: Served) -> None:
