@@ -164,6 +164,9 @@ class Judged(msgspec.Struct, frozen=True):
     """The target's most probable token given the same parent, after filters; None when untested."""
     residual: tuple[Choice, ...] = ()
     """Of a refused guess that met a random number: top of the distribution that is left for its place."""
+    q: float | None = None
+    """The draft's probability of it at the moment of the test, guesses refused before it taken out where the rule
+    says so; None when the guess was not drawn."""
 
 
 class Verdict(Event, frozen=True, kw_only=True):
@@ -188,6 +191,29 @@ class Match(Event, frozen=True, kw_only=True):
     target: tuple[int, int]
     copied: tuple[int, int]
     """Positions [start, stop) of the tokens offered as a guess."""
+
+
+class StoredRow(msgspec.Struct, frozen=True):
+    """What a table of guesses now says about one key, and what it said before."""
+
+    key: tuple[Token, ...]
+    before: tuple[Choice, ...]
+    """Best first; empty when the key is new. `p` is the table's own weight or the probability that it was given."""
+    after: tuple[Choice, ...]
+    source: str = ""
+    """Where the new entry comes from, e.g. `rejected`, `accepted`, `prompt`, `text`."""
+
+
+class Store(Event, frozen=True, kw_only=True):
+    """A table that guesses are read from has learnt something."""
+
+    table: str
+    rows: tuple[StoredRow, ...]
+    """At most the 16 that matter most."""
+    changed: int
+    """Rows written, also those that are not in `rows`."""
+    size: int
+    """Rows in the table now."""
 
 
 class Beam(msgspec.Struct, frozen=True):
@@ -236,6 +262,8 @@ class Forward(Event, frozen=True, kw_only=True):
     cached: int
     """Tokens already in the cache per sequence."""
     seconds: float
+    began: float = 0.0
+    """Decode time at which the pass began; passes of two lanes may overlap."""
 
 
 class Cache(Event, frozen=True, kw_only=True):
@@ -300,7 +328,7 @@ class Finished(Event, frozen=True, kw_only=True):
 
 
 AnyEvent = (
-    Started | Candidates | Commit | Draft | Verdict | Match | Beams | Score | Forward | Cache | Curve | Note | Finished
+    Started | Candidates | Commit | Draft | Verdict | Match | Store | Beams | Score | Forward | Cache | Curve | Note | Finished
 )
 
 EVENTS: tuple[type[Event], ...] = AnyEvent.__args__

@@ -19,6 +19,7 @@ import os
 import platform
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -94,7 +95,7 @@ class Run:
         self.time_limit = time_limit
         self.clock = Stopwatch()
         self.ledger: list[Event] = []
-        self.state: State = model.start(self.ledger)
+        self.state: State = model.start(self.ledger, lambda: self.clock.seconds)
         self.reason: Reason | None = None
         self.truncated: bool = getattr(model, "truncated", False)
         """Logits are log-probabilities of the most probable tokens, -inf elsewhere (`engines.models.remote`)."""
@@ -191,13 +192,19 @@ class Run:
             self._step += 1
         return len(kept)
 
-    def cost_curve(self) -> Curve:
-        """The machine's t(q). Measured once per model; the measurement is not decode time."""
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is done inside is not decode time: measuring the machine, loading a second model."""
         self.clock.stop()
         try:
-            return self.model.cost_curve()
+            yield
         finally:
             self.clock.start()
+
+    def cost_curve(self, model: CausalModel | None = None) -> Curve:
+        """The machine's t(q), of this run's model or another one. Measured once per model."""
+        with self.aside():
+            return (model or self.model).cost_curve()
 
     def settle(self) -> Iterator[Event]:
         """The passes and cache operations since the last call, as events."""

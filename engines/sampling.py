@@ -76,6 +76,12 @@ class Choosing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 1.0
 
 
+class Speculating(Choosing, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings that all methods share which guess and check."""
+
+    fallback: Annotated[bool, Meta(description="Decode plainly for a while when guesses do not pay")] = True
+
+
 def apply_repetition_penalty(logits: Tensor, penalty: float, context: Sequence[int]) -> Tensor:
     """Divides positive logits of tokens in `context` (prompt and output) by the penalty, multiplies negative ones."""
     seen = torch.tensor(sorted(set(context)), dtype=torch.long, device=logits.device)

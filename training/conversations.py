@@ -7,6 +7,8 @@ are given. A user's turn is either written by the model itself, from the empty u
 (copy, edit, list, code, arithmetic, translation); an answer is drawn at temperature 0.7 in half of the rows and taken
 greedily in the other half. For every token the 64 most probable ones of the model are kept with their
 log-probabilities: what a small draft model learns from. Nothing is downloaded, and the same seed gives the same text.
+The model is held in bfloat16, in which a processor with such instructions multiplies large batches several times
+faster; its probabilities are right to about a hundredth.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from torch import Tensor
 import engines
 from engines.models.causal import CausalModel
 
-ROWS, LENGTH, TOP = 48, 448, 64
-LONGEST_ANSWER, LONGEST_QUESTION = 160, 60
+ROWS, LENGTH, TOP = 160, 320, 64
+LONGEST_ANSWER, LONGEST_QUESTION = 130, 50
 OWN_SHARE = 0.35
 """Share of the user turns that the model writes itself."""
 
@@ -131,7 +133,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
-    model = engines.load()
+    exact = engines.load()
+    model = CausalModel(exact.network.bfloat16(), exact.tokenizer, name=exact.name, weights=exact.weights)
     batches: list[dict[str, Tensor]] = []
     began = time.monotonic()
     while (made := len(batches) * ROWS * LENGTH) < arguments.tokens:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -55,6 +55,8 @@ class CausalModel:
         lean: take the fast path where the architecture allows.
     """
 
+    companion: CausalModel | None = None
+    """A small model made to guess what this one says, where the model brings one along."""
     truncated = False
     """Logits are log-probabilities of the most probable tokens only (`engines.models.remote`)."""
 
@@ -130,9 +132,9 @@ class CausalModel:
         """One token as the model sees it."""
         return self.spelling.token(id)
 
-    def start(self, ledger: list[Event] | None = None) -> State:
-        """An empty state. Passes and cache operations are appended to `ledger` as events."""
-        return State(self, self._forward.new_cache(), [] if ledger is None else ledger)
+    def start(self, ledger: list[Event] | None = None, now: Callable[[], float] = time.perf_counter) -> State:
+        """An empty state. Passes and cache operations are appended to `ledger` as events; `now` says when they began."""
+        return State(self, self._forward.new_cache(), [] if ledger is None else ledger, now)
 
     def cost_curve(self, *, cached: int = 256, repeats: int = 3) -> Curve:
         """t(q): median seconds of a pass over q new tokens behind `cached` ones, measured once on this machine."""
@@ -164,8 +166,8 @@ class State:
     committed token, the root, is read together with whatever is guessed after it.
     """
 
-    def __init__(self, model: CausalModel, cache: Any, ledger: list[Event]) -> None:
-        self._model, self._cache, self._ledger = model, cache, ledger
+    def __init__(self, model: CausalModel, cache: Any, ledger: list[Event], now: Callable[[], float]) -> None:
+        self._model, self._cache, self._ledger, self._now = model, cache, ledger, now
         self._tree_start: int | None = None
         self.batch = 1
         self.hidden: Tensor | None = None
@@ -203,7 +205,7 @@ class State:
             assert Need.TREE_ATTENTION in self._model.has
             tree = tree.to(rows.device)
         self._tree_start = None if tree is None else cached
-        start = time.perf_counter()
+        began, start = self._now(), time.perf_counter()
         with torch.inference_mode():
             logits, hidden = self._model._forward.forward(
                 rows, self._cache, (cached + depths).to(rows.device), tree, last
@@ -212,9 +214,8 @@ class State:
         if rows.device.type == "cuda":
             torch.cuda.synchronize(rows.device)
         seconds = time.perf_counter() - start
-        self._ledger.append(
-            Forward(lane=lane, batch=self.batch, query=query, cached=cached, seconds=seconds)  # type: ignore[arg-type]
-        )
+        work = {"batch": self.batch, "query": query, "cached": cached}
+        self._ledger.append(Forward(lane=lane, **work, seconds=seconds, began=began))  # type: ignore[arg-type]
         self.hidden = hidden if ids.dim() == 2 else hidden[0]
         return logits if ids.dim() == 2 else logits[0]
 
@@ -242,7 +243,7 @@ class State:
     @torch.inference_mode()
     def fork(self, count: int) -> State:
         """A new state: a batch of `count` copies of this one. This one stays as it is."""
-        twin = State(self._model, self._cache.copy(), self._ledger)
+        twin = State(self._model, self._cache.copy(), self._ledger, self._now)
         twin.batch = self.batch
         twin.select([row for row in range(self.batch) for _ in range(count)])
         return twin

@@ -189,11 +189,20 @@ def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) 
 
 
 def _fuse(*projections: nn.Module) -> Tensor:
-    """One weight for several projections of the same input; the projections become views of it."""
-    fused = torch.cat([projection.weight.data for projection in projections])
-    start = 0
-    for projection in projections:
-        rows = projection.weight.shape[0]
-        projection.weight.data = fused[start : start + rows]
-        start += rows
+    """One weight for several projections of the same input; the projections become views of it.
+
+    Those that are already are left as they are: layers can be shared by several models (`early_exit`).
+    """
+    weights = [projection.weight.data for projection in projections]
+    first, rows = weights[0], [len(weight) for weight in weights]
+    storage, width = first.untyped_storage(), first.shape[1]
+    begins = [first.storage_offset() + width * sum(rows[:index]) for index in range(len(rows))]
+    if all(
+        weight.untyped_storage().data_ptr() == storage.data_ptr() and weight.storage_offset() == begin
+        for weight, begin in zip(weights, begins, strict=True)
+    ):
+        return first.as_strided((sum(rows), width), (width, 1))
+    fused = torch.cat(weights)
+    for projection, part in zip(projections, fused.split(rows), strict=True):
+        projection.weight.data = part
     return fused

@@ -24,7 +24,7 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -261,8 +261,8 @@ class RemoteModel(CausalModel):
                 self._tokens.append(spelled)
             return self._ids[spelled]
 
-    def start(self, ledger: list[Event] | None = None) -> State:
-        return RemoteState(self, [] if ledger is None else ledger)
+    def start(self, ledger: list[Event] | None = None, now: Callable[[], float] = time.perf_counter) -> State:
+        return RemoteState(self, [] if ledger is None else ledger, now)
 
     def cost_curve(self, *, cached: int = 256, repeats: int = 3) -> Curve:
         """Empty: what a pass costs over there cannot be measured token by token."""
@@ -278,8 +278,8 @@ class RemoteModel(CausalModel):
 class RemoteState(State):
     """The text of one run, and the stream that the server writes ahead of it."""
 
-    def __init__(self, model: RemoteModel, ledger: list[Event]) -> None:
-        self._remote, self._ledger = model, ledger
+    def __init__(self, model: RemoteModel, ledger: list[Event], now: Callable[[], float]) -> None:
+        self._remote, self._ledger, self._now = model, ledger, now
         self._ids: list[int] = []
         self._stream: Iterator[Place] | None = None
         self._expected = -1
@@ -308,12 +308,13 @@ class RemoteState(State):
         self._ids += tokens  # type: ignore[arg-type]
         if lane == "prompt":  # the server will read it with what follows
             return torch.empty(0, self._remote.vocabulary_size)
-        start = time.perf_counter()
+        began, start = self._now(), time.perf_counter()
         try:
             place = self._next()
         finally:
+            seconds = time.perf_counter() - start
             self._ledger.append(
-                Forward(lane="target", batch=1, query=len(tokens), cached=cached, seconds=time.perf_counter() - start)
+                Forward(lane="target", batch=1, query=len(tokens), cached=cached, seconds=seconds, began=began)
             )
         named = {self._remote.id(token): log_p for token, log_p in place.log_p.items()}
         self._expected = self._remote.id(place.token)

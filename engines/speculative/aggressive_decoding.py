@@ -29,14 +29,14 @@ from torch import Tensor
 from engines.events import Event, Match, Origin
 from engines.method import Need, Paper, method
 from engines.runner import Run
-from engines.sampling import Choosing
+from engines.sampling import Speculating
 from engines.speculative.budget import affordable
 from engines.speculative.loop import speculate
 from engines.speculative.tree import TokenTree
 from engines.speculative.verify import Verification
 
 
-class Params(Choosing, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Params(Speculating, frozen=True, kw_only=True, forbid_unknown_fields=True):
     block: Annotated[
         int, Meta(ge=0, le=128, description="Tokens copied at a time; 0 picks what this machine can pay for")
     ] = 0

@@ -1,4 +1,8 @@
-"""How many guesses are worth checking: expected tokens per pass against the machine's measured cost of a pass."""
+"""How many guesses are worth checking: expected tokens per pass against the machine's measured cost of a pass.
+
+Everything here is decided by counts and by the curves t(q), which are measured once per model, never by the clock of
+the run: the same run on the same machine takes the same decisions.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,13 @@ import numpy as np
 
 from engines.events import Curve, Event, Note
 from engines.runner import Run
+
+FIRST_PAUSE, LONGEST_PAUSE = 8, 64
+"""Plain passes after guessing has stopped paying: first, and at most."""
+FORGETTING = 0.85
+"""What a pass keeps of the weight of those before it in a running mean: about the last seven count."""
+MARGIN = 0.97
+"""Guessing goes on as long as it is expected to reach this share of plain decoding's speed: means are noisy."""
 
 
 def best_budget(curve: Curve, chances: Sequence[float]) -> int:
@@ -31,3 +42,55 @@ def affordable(run: Run, chances: Sequence[float]) -> Generator[Event, None, int
     guesses = "1 guess" if budget == 1 else f"{budget} guesses"
     yield Note(text=f"On this machine {guesses} per pass should pay best: see how the cost of a pass grows.")
     return budget
+
+
+def cost(curve: Curve, query: int) -> float:
+    """t(query) in seconds, by linear interpolation; 0 when nothing was measured."""
+    return float(np.interp(query, curve.x, np.maximum.accumulate(curve.y))) if curve.x else 0.0
+
+
+def expected_tokens(alpha: float, length: int) -> float:
+    """Tokens that a pass over a chain of `length` guesses yields, (1 - α^(γ+1)) / (1 - α), if each is accepted with
+    probability α: "Fast Inference from Transformers via Speculative Decoding", arXiv 2211.17192, equation 1."""
+    return float(length + 1) if alpha >= 1 else (1 - alpha ** (length + 1)) / (1 - alpha)
+
+
+def best_chain(curve: Curve, draft_seconds: float, alpha: float, longest: int) -> int:
+    """The γ from 1 to `longest` that maximises expected tokens over γ · t_draft + t(γ + 1)."""
+    lengths = range(1, max(1, longest) + 1)
+    return max(lengths, key=lambda g: expected_tokens(alpha, g) / (g * draft_seconds + cost(curve, g + 1)))
+
+
+class Payback:
+    """Whether guessing pays: tokens per second of the last passes with guesses, as the curve prices them, against
+    plain decoding's. When it does not, decoding goes on plainly for a while, then guesses are tried again."""
+
+    def __init__(self, curve: Curve) -> None:
+        self._curve = curve
+        self._weight = self._tokens = self._seconds = 0.0
+        self._left, self._pause = 0, FIRST_PAUSE
+
+    def pausing(self) -> bool:
+        """Whether the next pass is to be a plain one. Counts the passes of a pause."""
+        self._left -= 1
+        return self._left >= 0
+
+    def count(self, guesses: int, accepted: int, drafting: float) -> Note | None:
+        """Takes a pass into account. `drafting`: seconds the guesses cost. Says so when a pause begins."""
+        if not guesses:
+            return None
+        self._weight = FORGETTING * self._weight + 1
+        self._tokens = FORGETTING * self._tokens + 1 + accepted
+        self._seconds = FORGETTING * self._seconds + cost(self._curve, guesses + 1) + drafting
+        plain = cost(self._curve, 1)
+        if self._weight < 3 or self._tokens * plain >= MARGIN * self._seconds:
+            if self._weight >= 3:
+                self._pause = FIRST_PAUSE
+            return None
+        tokens, price = self._tokens / self._weight, self._seconds / self._weight / plain
+        self._left, self._weight, self._tokens, self._seconds = self._pause, 0.0, 0.0, 0.0
+        self._pause = min(LONGEST_PAUSE, 2 * self._pause)
+        return Note(
+            text=f"Guessing does not pay here: {tokens:.1f} tokens per pass at {price:.1f} times the price of a plain "
+            f"pass. The next {self._left} tokens are decoded plainly, then guesses are tried again."
+        )

@@ -6,7 +6,7 @@ the cache holds all committed tokens but the last, the root.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from engines.events import Event, Origin
 from engines.runner import Run
 from engines.sampling import Sampler
+from engines.speculative.budget import Payback
 from engines.speculative.tree import TokenTree
 from engines.speculative.verify import Verification, verify
 
@@ -32,14 +33,25 @@ class Drafter(Protocol):
         """Learns from a pass: logits (nodes, vocabulary) of every node, also of the refused ones."""
 
 
-def speculate(run: Run, drafter: Drafter, settings: Any) -> Iterator[Event]:
-    """Decodes with `drafter`, exactly. `settings` are a `Sampling` or some of its fields."""
+def speculate(
+    run: Run, drafter: Drafter, settings: Any, *, drafting: Callable[[TokenTree], float] = lambda tree: 0.0
+) -> Iterator[Event]:
+    """Decodes with `drafter`, exactly.
+
+    Args:
+        settings: a `Sampling` or some of its fields. With `fallback` decoding is plain while guesses do not pay.
+        drafting: seconds that the guesses of a tree cost before they are checked, for that decision.
+    """
     sampler = Sampler(settings, run.model.token)
     spell = run.model.token
+    payback = Payback(run.cost_curve()) if getattr(settings, "fallback", False) else None
     while not run.finished:
-        tree = yield from drafter.propose(run)
-        # An end-of-text guess gains nothing: the pass yields that token by itself where it belongs.
-        tree = tree.trimmed(run.remaining - 1, run.model.eos_ids)
+        if payback and payback.pausing():
+            tree = TokenTree(run.root)
+        else:
+            tree = yield from drafter.propose(run)
+        # A looked-up end of text gains nothing: the pass yields that token by itself where it belongs.
+        tree = tree.trimmed(run.remaining - 1, run.model.eos_ids if tree.drawn == "point" else ())
         if len(tree) > 1:
             yield tree.as_draft(run.position, spell)
         cached = run.state.length
@@ -48,20 +60,26 @@ def speculate(run: Run, drafter: Drafter, settings: Any) -> Iterator[Event]:
         if len(tree) > 1:
             yield verification.as_event(tree, run.position, spell)
         yield from drafter.observe(tree, logits, verification)
-        yield from _commit(run, tree, logits, verification, drafter.origin)
+        yield from commit_path(run, tree, logits, verification, drafter.origin)
         if tree.is_chain:
             run.state.rollback(len(tree) - 1 - len(verification.path))
         else:
             run.state.keep([0, *verification.path])
+        if payback and (note := payback.count(len(tree) - 1, len(verification.path), drafting(tree))):
+            yield note
         assert run.finished or run.state.length == cached + 1 + len(verification.path) == len(run.sequence) - 1
 
 
-def _commit(run: Run, tree: TokenTree, logits: Tensor, verification: Verification, origin: Origin) -> Iterator[Event]:
-    """Candidates at every place that is decided, then the accepted tokens and the extra one."""
+def commit_path(
+    run: Run, tree: TokenTree, logits: Tensor, verification: Verification, origin: Origin
+) -> Iterator[Event]:
+    """Candidates at every place that is decided, then the accepted tokens and the extra one, if there is one."""
     nodes = [0, *verification.path]
     tokens = [*(tree.tokens[node] for node in verification.path), verification.extra]
     last: Origin = verification.extra_origin(tree) if len(tree) > 1 else "sampled"
     origins: list[Origin] = [*(origin for _ in verification.path), last]
+    if verification.extra < 0:  # every place held a guess, and all were right
+        del nodes[-1], tokens[-1]
     placed = []
     for offset, (node, token) in enumerate(zip(nodes, tokens, strict=True)):
         yield run.candidates(logits[node], stages=verification.stages[offset], position=run.position + offset)

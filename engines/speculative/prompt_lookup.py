@@ -25,13 +25,13 @@ from msgspec import Meta
 from engines.events import Event
 from engines.method import Need, Paper, method
 from engines.runner import Run
-from engines.sampling import Choosing
+from engines.sampling import Speculating
 from engines.speculative.budget import affordable
 from engines.speculative.copying import Copier, NgramIndex, Which
 from engines.speculative.loop import speculate
 
 
-class Params(Choosing, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Params(Speculating, frozen=True, kw_only=True, forbid_unknown_fields=True):
     guesses: Annotated[
         int, Meta(ge=0, le=64, description="Tokens copied at a time; 0 picks what this machine can pay for")
     ] = 0

@@ -1,15 +1,24 @@
 """Verification: which guesses the target confirms, and the one token that every pass yields anyway.
 
-Both rules walk down from the root, with p(·|v) the target's distribution after node v, filters applied:
+Every rule walks down from the root, with p(·|v) the target's distribution after node v, filters applied.
 
-* `greedy`: t ← argmax p(·|v). A child that carries t is accepted, the walk goes on from it; else t is emitted.
-  The output is what plain greedy decoding would have said.
-* `point`: the guesses are a deterministic function of the past, so the draft is a point mass. r ← p(·|v); each
-  child c in order is accepted with probability r(c); refused, r(c) ← 0 and r is renormalised. When no child is
-  left, the token is drawn from r. A token's chance to be emitted stays p(token|v), so sampling is exact.
+`greedy`, at temperature 0: t ← argmax p(·|v). A child that carries t is accepted, the walk goes on from it; else t is
+emitted. The output is what plain greedy decoding would have said.
 
-Sources: "Fast Inference from Transformers via Speculative Decoding", arXiv 2211.17192, appendix A.1, for the
-test; "SpecInfer", arXiv 2305.09781, section 4, for trees; the point-mass case follows from the first with q one-hot.
+When sampling, r ← p(·|v), and the children c of v are tested in draw order:
+
+    accept c with probability min(1, r(c) / q(c)), and go on from it
+    refused: r ← max(r - q, 0), renormalised, and the next child is tested against that
+    no child left: draw the token from r
+
+What q is depends on how the children came about: a point mass on c where they were looked up (`point`), the draft's
+q(·|v) where each was drawn on its own (`with replacement`), and q(·|v) without the children refused so far,
+renormalised, where they were drawn one after the other (`without replacement`). A token's chance to be emitted stays
+p(token|v) in all three, so sampling is exact; that is what `tests/oracles/test_exact_enumeration.py` adds up.
+
+Sources: one drawn child "Fast Inference from Transformers via Speculative Decoding", arXiv 2211.17192, algorithm 1 and
+appendix A.1; several, with replacement, "SpecInfer", 2305.09781, section 4; without, "Recursive Speculative Decoding",
+2402.14160, section 3; the point mass is the first with q one-hot.
 """
 
 from __future__ import annotations
@@ -23,16 +32,18 @@ from torch import Tensor
 
 from engines.events import Choice, Judged, Outcome, Stage, Token, Verdict
 from engines.sampling import Sampler, top_choices
-from engines.speculative.tree import TokenTree
+from engines.speculative.tree import Drawn, TokenTree
 
 SHOWN_RESIDUAL = 8
+TINY = 1e-38
+"""Keeps quotients finite; no probability is that small."""
 
 
 @dataclass(slots=True)
 class Verification:
     """The outcome of one pass over a tree."""
 
-    rule: Literal["greedy", "point"]
+    rule: Literal["greedy"] | Drawn
     path: list[int] = field(default_factory=list)
     """Accepted nodes from depth 1 down."""
     extra: int = -1
@@ -83,12 +94,12 @@ def verify(
     Args:
         tree: n nodes.
         logits: the target's raw logits after each node, (n, vocabulary).
-        sampler: penalties, temperature, filters; at temperature 0 the rule is `greedy`.
+        sampler: penalties, temperature, filters; at temperature 0 the rule is `greedy`, else the tree's own.
         rng: source of the acceptance tests and draws.
         prompt, output: the committed text, root included, for the penalties.
     """
-    result = Verification("greedy" if sampler.greedy else "point")
-    walk = _walk_greedy if sampler.greedy else _walk_point
+    result = Verification("greedy" if sampler.greedy else tree.drawn)
+    walk = _walk_greedy if sampler.greedy else _walk_drawn
     text = list(output)
     node = 0
     while True:
@@ -123,27 +134,51 @@ def _walk_greedy(
     return accepted
 
 
-def _walk_point(
+def _walk_drawn(
     tree: TokenTree, node: int, logits: Tensor, sampler: Sampler, rng: torch.Generator,
     prompt: Sequence[int], text: Sequence[int], result: Verification,
 ) -> int | None:  # fmt: skip
     distribution = sampler.distribution(logits, prompt, text)
     p = distribution.probabilities
-    residual = p.clone()
+    r, q = p, tree.distributions.get(node)
     result.stages.append(distribution.stages)
     first = sampler.top(p, 1)[0] if tree.children[node] else None
     for child in tree.children[node]:
         token = tree.tokens[child]
-        chance = float(residual[token] / residual.sum())
-        u = float(torch.rand((), generator=rng, device=rng.device))
+        q_token = 1.0 if q is None else float(q[token])
+        chance = min(1.0, float(r[token]) / max(q_token, TINY))
+        u = uniform(rng)
+        shown = None if q is None else q_token
         if u < chance:
-            result.judged[child] = Judged(child, "accepted", float(p[token]), chance, u, first)
+            result.judged[child] = Judged(child, "accepted", float(p[token]), chance, u, first, q=shown)
             result.finals.append(float(p[token]))
             return child
-        residual[token] = 0.0
-        left = tuple(choice for choice in sampler.top(residual / residual.sum(), SHOWN_RESIDUAL) if choice.p > 0)
-        result.judged[child] = Judged(child, "rejected", float(p[token]), chance, u, first, left)
-    result.residual = residual / residual.sum()
-    result.extra = sampler.draw(result.residual, rng)
+        r = without(r, token) if q is None else remainder(r, q)
+        left = tuple(choice for choice in sampler.top(r, SHOWN_RESIDUAL) if choice.p > 0)
+        result.judged[child] = Judged(child, "rejected", float(p[token]), chance, u, first, left, shown)
+        if q is not None and tree.drawn == "without replacement":
+            q = without(q, token)
+    result.residual = r
+    result.extra = sampler.draw(r, rng)
     result.finals.append(float(p[result.extra]))
     return None
+
+
+def uniform(rng: torch.Generator) -> float:
+    """The random number that an acceptance probability meets, in [0, 1)."""
+    return float(torch.rand((), generator=rng, device=rng.device))
+
+
+def without(distribution: Tensor, token: int) -> Tensor:
+    """The distribution (vocabulary,) given that it is not this token; all zeros if it could be no other."""
+    rest = distribution.clone()
+    rest[token] = 0.0
+    return rest / rest.sum().clamp(min=TINY)
+
+
+def remainder(r: Tensor, q: Tensor) -> Tensor:
+    """max(r - q, 0), renormalised: what is drawn from when a guess drawn from q was refused."""
+    rest = (r - q).clamp(min=0)
+    total = rest.sum()
+    # r = q up to rounding refuses with probability 0; a float that does so anyway must still find a token.
+    return rest / total if total > 0 else r

@@ -82,7 +82,7 @@ class ToyModel:
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(self.letters[id] for id in ids)
 
-    def start(self, ledger: list[Event]) -> ToyState:
+    def start(self, ledger: list[Event], now: object = None) -> ToyState:
         return ToyState(self.table, ledger)
 
 
