@@ -150,6 +150,16 @@ class Draft(Event, frozen=True, kw_only=True):
     template: str = ""
 
 
+class Weighed(msgspec.Struct, frozen=True):
+    """A token under the two distributions that a drawn guess is tested with."""
+
+    token: Token
+    p: float
+    """Under the target's, without what the guesses refused before it had claimed."""
+    q: float
+    """Under the draft's, which the guess was drawn from."""
+
+
 class Judged(msgspec.Struct, frozen=True):
     """What became of one guess."""
 
@@ -167,6 +177,10 @@ class Judged(msgspec.Struct, frozen=True):
     q: float | None = None
     """The draft's probability of it at the moment of the test, guesses refused before it taken out where the rule
     says so; None when the guess was not drawn."""
+    overlap: float | None = None
+    """Σ min(p, q) over the vocabulary: the chance that whatever the draft draws here is accepted."""
+    weighed: tuple[Weighed, ...] = ()
+    """The most probable tokens under either distribution; of drawn guesses only."""
 
 
 class Verdict(Event, frozen=True, kw_only=True):
@@ -328,7 +342,20 @@ class Finished(Event, frozen=True, kw_only=True):
 
 
 AnyEvent = (
-    Started | Candidates | Commit | Draft | Verdict | Match | Store | Beams | Score | Forward | Cache | Curve | Note | Finished
+    Started
+    | Candidates
+    | Commit
+    | Draft
+    | Verdict
+    | Match
+    | Store
+    | Beams
+    | Score
+    | Forward
+    | Cache
+    | Curve
+    | Note
+    | Finished
 )
 
 EVENTS: tuple[type[Event], ...] = AnyEvent.__args__

@@ -49,6 +49,13 @@ class Exposure:
         return self.judged is not None and self.judged.outcome != "untested"
 
     @property
+    def q(self) -> float:
+        """The draft's probability of it when it was tested; a table or a copy is sure of its guess."""
+        if self.judged is not None and self.judged.q is not None:
+            return self.judged.q
+        return 1.0 if self.node.q is None else self.node.q
+
+    @property
     def greedy(self) -> bool:
         """Whether it was judged without a random number."""
         return self.judged is not None and self.judged.u is None
@@ -136,7 +143,7 @@ def table(events: Sequence[Event], node: int | None = None) -> list[Row]:
         return []
     token, judged = seen.node.token, seen.judged
     rows = [
-        _row("draft q", token, 1.0 if seen.node.q is None else seen.node.q),
+        _row("draft q", token, seen.q),
         _row("target p", token, judged.p),
         _row("acceptance probability", token, judged.accept_probability),
         _row("random number u", token, judged.u),
@@ -164,7 +171,7 @@ def narrate(events: Sequence[Event], node: int | None = None) -> str:
     judged = seen.judged
     if seen.greedy:
         return _greedy_sentences(seen, guess)
-    q = 1.0 if seen.node.q is None else seen.node.q
+    q = seen.q
     how = ", as any table or copy does" if seen.node.q is None else ""
     said = [f"The draft said {guess} with {_is('q', q)}{how}; the model gives it {_is('p', judged.p)}."]
     chance, u = judged.accept_probability, judged.u
@@ -254,7 +261,7 @@ def _drawn(seen: Exposure) -> Drawing:
     judged = seen.judged
     assert judged is not None
     bars: list[Bar] = [
-        ("draft q", 1.0 if seen.node.q is None else seen.node.q, "untested"),
+        ("draft q", seen.q, "untested"),
         ("model p", judged.p, "target"),
     ]
     left = list(seen.left[:MOST_LEFT])

@@ -133,7 +133,7 @@ class CausalModel:
         return self.spelling.token(id)
 
     def start(self, ledger: list[Event] | None = None, now: Callable[[], float] = time.perf_counter) -> State:
-        """An empty state. Passes and cache operations are appended to `ledger` as events; `now` says when they began."""
+        """An empty state. Passes and cache operations go to `ledger` as events; `now` says when they began."""
         return State(self, self._forward.new_cache(), [] if ledger is None else ledger, now)
 
     def cost_curve(self, *, cached: int = 256, repeats: int = 3) -> Curve:

@@ -26,7 +26,8 @@ def early_exit(target: CausalModel, layers: int) -> CausalModel:
         raise BadParameter(f"{target.title} does not show its layers, so it has no early exit. Choose another draft.")
     if not 1 <= layers < len(stack):
         raise BadParameter(
-            f"{target.title} has {len(stack)} layers; an early exit is after one of the first {len(stack) - 1}, not {layers}."
+            f"{target.title} has {len(stack)} layers; "
+            f"an early exit is after one of the first {len(stack) - 1}, not {layers}."
         )
     network = copy.copy(target.network)
     network._modules = dict(target.network._modules)

@@ -6,8 +6,8 @@ continuations. The twin has nine letters and an end of text, weights from a fixe
 Its probabilities are uneven, and it likes to repeat itself, so that guesses are accepted and refused in good numbers.
 
 Its companion, the draft of methods that need one, is a twin whose weights lie between the twin's and those of another
-seed. The cost curve is a fixed, flat one: methods that choose how much to guess then guess as much as they ever would, on
-every machine alike.
+seed. The cost curve is a fixed, flat one: methods that choose how much to guess then guess as much as they ever would,
+on every machine alike.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def fill(network: LlamaForCausalLM, strange: float) -> None:
         if weight.dim() == 1:
             weight.fill_(1.0)
         else:
-            mixed = own * torch.randn(weight.shape, generator=rng) + foreign * torch.randn(weight.shape, generator=other)
+            mixed = own * torch.randn(weight.shape, generator=rng) + foreign * torch.randn(
+                weight.shape, generator=other
+            )
             weight.copy_(mixed / weight.shape[1] ** 0.5)
     embedding = network.get_input_embeddings().weight
     embedding.mul_(embedding.shape[1] ** 0.5)

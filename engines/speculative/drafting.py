@@ -20,6 +20,7 @@ from engines.method import Need
 from engines.models.causal import CausalModel
 from engines.models.draft import load_draft
 from engines.models.early_exit import early_exit
+from engines.models.translated import Translated
 from engines.runner import PROMPT_CHUNK, Run
 from engines.sampling import Sampler, Speculating
 from engines.speculative.tree import TokenTree
@@ -50,8 +51,8 @@ def draft_for(target: CausalModel, settings: Drafted) -> CausalModel:
     """The model that guesses for `target`.
 
     `auto` is the target's own companion, else the trained draft, else its early exit. Raises `ModelUnavailable` or
-    `BadParameter` when there is no such model, when it cannot forget refused guesses, or when it speaks another
-    vocabulary.
+    `BadParameter` when there is no such model, when it cannot forget refused guesses, or when its vocabulary has
+    nothing in common with the target's.
     """
     known = _drafts.setdefault(target, {})
     key = (settings.draft, settings.exit_layer)
@@ -78,12 +79,8 @@ def _draft_for(target: CausalModel, settings: Drafted) -> CausalModel:
     draft = load(name)
     if Need.ROLLBACK not in draft.has:
         raise BadParameter(f"{draft.title} cannot forget refused guesses, so it cannot draft. Choose another draft.")
-    if draft.tokenizer.get_vocab() != target.tokenizer.get_vocab():
-        raise BadParameter(
-            f"{draft.title} and {target.title} do not share a vocabulary: a guess of one is no token of the other. "
-            "Choose a draft of the same family."
-        )
-    return draft
+    same = draft.tokenizer.get_vocab() == target.tokenizer.get_vocab()
+    return draft if same else Translated(draft, target)
 
 
 class Reader:
@@ -138,4 +135,3 @@ class Reader:
         if self._sampler.greedy:
             return logits.softmax(-1)
         return self._sampler.distribution(logits, self._run.prompt, [*self._run.output, *path]).probabilities
-

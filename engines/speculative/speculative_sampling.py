@@ -92,16 +92,23 @@ class Chain:
     family="speculative",
     lossless=True,
     needs=Need.ROLLBACK,
-    paper=Paper(
-        "Fast Inference from Transformers via Speculative Decoding", "Leviathan et al.", 2022, "2211.17192"
-    ),
+    paper=Paper("Fast Inference from Transformers via Speculative Decoding", "Leviathan et al.", 2022, "2211.17192"),
     params=Params,
     idea="A small model guesses the next few tokens, the large one checks them all in one pass. "
     "What it would not have said is replaced, so the text is the large model's own.",
     look_at="The X-ray of a refused guess at temperature 1: how far q reached above p, and what the residual left.",
     shines=("math-change", "copy-list"),
     loses=("poem-sea",),
-    pictures=("token-stream", "draft-tree", "rejection-xray", "acceptance", "budget", "cost-curve", "confidence"),
+    pictures=(
+        "token-stream",
+        "draft-tree",
+        "overlap",
+        "rejection-xray",
+        "acceptance",
+        "budget",
+        "cost-curve",
+        "confidence",
+    ),
 )
 def speculative_sampling(run: Run, params: Params) -> Iterator[Event]:
     chain = Chain(run, params)

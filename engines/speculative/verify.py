@@ -28,9 +28,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 
-from engines.events import Choice, Judged, Outcome, Stage, Token, Verdict
+from engines.events import Choice, Judged, Outcome, Stage, Token, Verdict, Weighed
 from engines.sampling import Sampler, top_choices
 from engines.speculative.tree import Drawn, TokenTree
 
@@ -148,14 +149,17 @@ def _walk_drawn(
         q_token = 1.0 if q is None else float(q[token])
         chance = min(1.0, float(r[token]) / max(q_token, TINY))
         u = uniform(rng)
-        shown = None if q is None else q_token
+        judged = Judged(child, "accepted", p=float(p[token]), accept_probability=chance, u=u, best=first)
+        if q is not None:
+            overlap = float(torch.minimum(r, q).sum())
+            judged = replace(judged, q=q_token, overlap=overlap, weighed=weighed(r, q, sampler.spell))
+        result.judged[child] = judged
         if u < chance:
-            result.judged[child] = Judged(child, "accepted", float(p[token]), chance, u, first, q=shown)
             result.finals.append(float(p[token]))
             return child
         r = without(r, token) if q is None else remainder(r, q)
         left = tuple(choice for choice in sampler.top(r, SHOWN_RESIDUAL) if choice.p > 0)
-        result.judged[child] = Judged(child, "rejected", float(p[token]), chance, u, first, left, shown)
+        result.judged[child] = replace(judged, outcome="rejected", residual=left)
         if q is not None and tree.drawn == "without replacement":
             q = without(q, token)
     result.residual = r
@@ -167,6 +171,12 @@ def _walk_drawn(
 def uniform(rng: torch.Generator) -> float:
     """The random number that an acceptance probability meets, in [0, 1)."""
     return float(torch.rand((), generator=rng, device=rng.device))
+
+
+def weighed(r: Tensor, q: Tensor, spell: Callable[[int], Token]) -> tuple[Weighed, ...]:
+    """The most probable tokens under either of two distributions (vocabulary,)."""
+    ids = torch.maximum(r, q).topk(min(SHOWN_RESIDUAL, len(r))).indices.tolist()
+    return tuple(Weighed(spell(id), float(r[id]), float(q[id])) for id in ids)
 
 
 def without(distribution: Tensor, token: int) -> Tensor:

@@ -1,8 +1,9 @@
-"""Event streams made by hand, small enough to know every number in them, and long ones to test speed."""
+"""Event streams made by hand, small enough to know every number in them, long ones to test speed, and a real one."""
 
 from __future__ import annotations
 
 import random
+from functools import cache
 
 from engines.events import (
     Beam,
@@ -27,6 +28,8 @@ from engines.events import (
     Totals,
     Verdict,
 )
+from engines.models.twin import twin
+from engines.runner import run
 
 WORDS = (
     " the", " of", " light", " energy", " plants", ".", ",", " and", " convert", " sun", "\n", " glucose", " into",
@@ -184,6 +187,13 @@ def photosynthesis() -> list[Event]:
             Commit(position=1, step=1, tokens=(*placed, Placed(token(" by"), "bonus", raw=0.7, final=0.77, rank=0))),
         ]
     )
+
+
+@cache
+def chain() -> list[Event]:
+    """Speculative sampling on the tiny twin: a real run with drawn guesses."""
+    params = {"temperature": 1.0, "gamma": 3, "fallback": False}
+    return list(run(twin(), "speculative-sampling", "addddcadd", params=params, raw=True, seed=3, max_new_tokens=30))
 
 
 def recycling(steps: int = 17, seed: int = 2, candidates: bool = True) -> list[Event]:
@@ -423,6 +433,7 @@ STREAMS = {
     "diverse": lambda: beams(groups=3, width=2, length=4),
     "best-of-n": best_of_n,
     "contrastive": contrastive,
+    "chain": chain,
     "curve": curve,
     "hostile": hostile,
 }

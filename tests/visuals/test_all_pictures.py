@@ -30,6 +30,7 @@ IDS = {
     "matches",
     "cost-curve",
     "rejection-xray",
+    "overlap",
 }
 
 every_picture = pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES.keys())

@@ -211,7 +211,10 @@ def test_every_node_of_any_stream_can_be_asked_for(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "params"),
-    [("prompt-lookup", {"guesses": 4, "max_ngram": 1}), ("token-recycling", {"nodes": 12, "memory": "hot"})],
+    [
+        ("prompt-lookup", {"guesses": 4, "max_ngram": 1, "fallback": False}),
+        ("token-recycling", {"nodes": 12, "memory": "hot"}),
+    ],
     ids=["prompt-lookup", "token-recycling"],
 )
 def test_every_guess_of_a_real_run(smollm: CausalModel, method: str, params: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from engines.errors import BadParameter, ModelUnavailable
 from engines.events import Forward
 from engines.models.causal import CausalModel
 from engines.models.early_exit import early_exit
+from engines.models.translated import Translated
 from engines.models.twin import twin
 from engines.runner import Run
 from engines.sampling import Sampler
@@ -36,9 +37,10 @@ def test_what_is_asked_for_by_name_must_be_there(tiny_llama: CausalModel) -> Non
         draft_for(tiny_llama, Drafted(draft="no-such-model"))
 
 
-def test_a_draft_with_another_vocabulary_is_refused(tiny_llama: CausalModel, smollm: CausalModel) -> None:
-    with pytest.raises(BadParameter, match="do not share a vocabulary"):
-        draft_for(tiny_llama, Drafted(draft=smollm.name))
+def test_a_draft_with_another_vocabulary_is_translated(tiny_llama: CausalModel, smollm: CausalModel) -> None:
+    draft = draft_for(tiny_llama, Drafted(draft=smollm.name))
+    assert isinstance(draft, Translated)
+    assert draft.own is smollm
 
 
 def test_an_early_exit_shares_the_weights_and_stops_early(tiny_llama: CausalModel) -> None:

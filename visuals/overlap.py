@@ -1,0 +1,182 @@
+"""Where draft and target agree: the two distributions that one drawn guess was tested with, token by token.
+
+For each token a bar up to p and one up to q. What both reach is the overlap: drawn there, a guess is accepted for
+certain. Where q is higher, the excess is refused; where p is higher, the excess is the residual, which the replacement
+is drawn from. Both excesses are equally large, which is why the output stays p: nothing is lost, only moved.
+The overlap over the whole vocabulary, α = Σ min(p, q), is the chance that a guess is accepted at this place.
+
+Without a `node` it shows the guess at which the latest verdict ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from engines.events import Event, Judged, Verdict
+from visuals.canvas import SMALL, axis, drawing, label, legend, text_font
+from visuals.palette import LIGHT, ROLES
+from visuals.picture import Drawing, Row, picture
+from visuals.reading import Step
+from visuals.rejection_xray import ended_at, latest
+from visuals.spelling import quoted, visible
+
+
+def relevant(events: Sequence[Event]) -> bool:
+    """Whether a drawn guess was tested."""
+    return any(isinstance(event, Verdict) and any(node.weighed for node in event.nodes) for event in events)
+
+
+def drawn(step: Step) -> dict[int, Judged]:
+    """The tested guesses that were drawn, by id."""
+    return {one.id: one for one in step.verdict.nodes if one.weighed} if step.verdict else {}
+
+
+def chosen(events: Sequence[Event], node: int | None) -> tuple[Step, Judged] | None:
+    """The guess called `node` of the latest judged draft, or the one at which its verdict ended."""
+    step = latest(events)
+    if step is None:
+        return None
+    known = drawn(step)
+    wanted = ended_at(step) if node is None else node
+    judged = known.get(wanted) if wanted is not None else None
+    if judged is None and node is None and known:
+        judged = known[max(known)]
+    return None if judged is None else (step, judged)
+
+
+def token_of(step: Step, judged: Judged) -> Any:
+    """The guessed token."""
+    assert step.draft is not None
+    return next(node.token for node in step.draft.nodes if node.id == judged.id)
+
+
+def table(events: Sequence[Event], node: int | None = None) -> list[Row]:
+    """One row per token."""
+    found = chosen(events, node)
+    if found is None:
+        return []
+    step, judged = found
+    guess = token_of(step, judged)
+    return [
+        {
+            "id": one.token.id,
+            "text": one.token.text,
+            "hex": one.token.hex,
+            "guess": one.token.id == guess.id,
+            "p": one.p,
+            "q": one.q,
+            "overlap": min(one.p, one.q),
+            "refused": max(one.q - one.p, 0.0),
+            "residual": max(one.p - one.q, 0.0),
+        }
+        for one in judged.weighed
+    ]
+
+
+def narrate(events: Sequence[Event], node: int | None = None) -> str:
+    """The guess, its two probabilities, the overlap, and where the rest of p lies."""
+    found = chosen(events, node)
+    if found is None:
+        return "No drawn guess has been tested yet."
+    step, judged = found
+    guess, overlap = token_of(step, judged), judged.overlap or 0.0
+    said = [
+        f"Draft and model agree on {overlap:.0%} of the probability here, so a guess has that chance.",
+        f"This one was {quoted(guess)}, with q = {judged.q or 0:.3f} and p = {_p(judged, guess.id):.3f}; "
+        f"it was {judged.outcome}.",
+    ]
+    missed = max(judged.weighed, key=lambda one: one.p - one.q)
+    if missed.p - missed.q > 0.005:
+        said.append(
+            f"What the draft underrates most is {quoted(missed.token)}: p = {missed.p:.3f}, q = {missed.q:.3f}."
+        )
+    return " ".join(said)
+
+
+def _p(judged: Judged, id: int) -> float:
+    """The probability that the test used: p(guess) without what guesses refused before had claimed."""
+    known = next((one.p for one in judged.weighed if one.token.id == id), None)
+    return known if known is not None else (judged.accept_probability or 0.0) * (judged.q or 0.0)
+
+
+@picture(
+    "overlap",
+    title="Draft against model",
+    explains="What the draft (q) and the model (p) each want at one place. Where both reach, a guess is accepted.",
+    empty="A small model guesses by chance, the large one has its own mind: how much they agree is shown here.",
+    relevant=relevant,
+    table=table,
+    narrate=narrate,
+    families=("speculative",),
+    picks=True,
+)
+def draw(events: Sequence[Event], node: int | None = None) -> Drawing | None:
+    """Stacked bars per token: the overlap, and on top of it the excess of p or of q."""
+    found = chosen(events, node)
+    if found is None:
+        return None
+    step, judged = found
+    guess = token_of(step, judged)
+    shown = sorted(judged.weighed, key=lambda one: -max(one.p, one.q))
+    y = list(range(len(shown)))
+    names = [("▸ " if one.token.id == guess.id else "") + visible(one.token, 12) for one in shown]
+    hover = [f"{visible(one.token)}: p = {one.p:.3f}, q = {one.q:.3f}" for one in shown]
+    parts = (
+        ("both: accepted ✓", "accepted", [min(one.p, one.q) for one in shown], ""),
+        ("only the draft: refused ✗", "rejected", [max(one.q - one.p, 0.0) for one in shown], "/"),
+        ("only the model: residual +", "bonus", [max(one.p - one.q, 0.0) for one in shown], "."),
+    )
+    bars = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": name,
+            "x": values,
+            "y": y,
+            "width": 0.62,
+            "customdata": hover,
+            "hovertemplate": f"%{{customdata}}<br>{name}: %{{x:.3f}}<extra></extra>",
+            "marker": {
+                "color": ROLES[role].bg,
+                "line": {"color": ROLES[role].ink, "width": 1},
+                "pattern": {"shape": shape, "fgcolor": ROLES[role].ink, "size": 6, "solidity": 0.25},
+            },
+        }
+        for name, role, values, shape in parts
+    ]
+    overlap = judged.overlap or 0.0
+    return drawing(
+        [*bars, *_coin(judged, guess.id, shown)],
+        height=120 + 30 * len(shown),
+        min_width=340,
+        margin={"t": 58, "l": 12, "r": 12, "b": 40},
+        barmode="stack",
+        showlegend=True,
+        legend=legend(1.0),
+        xaxis=axis("probability", range=[0, 1.02], tickvals=[0, 0.25, 0.5, 0.75, 1], fixedrange=True),
+        yaxis=axis("", tickvals=y, ticktext=names, range=[len(shown) - 0.4, -0.6], showgrid=False, fixedrange=True)
+        | {"tickfont": text_font(size=SMALL)},
+        annotations=[
+            label(f"α = Σ min(p, q) = {overlap:.2f} · {ROLES[judged.outcome].mark} {judged.outcome}", 0, 1, yshift=34)
+        ],
+    ) | {"picks": {"node": judged.id, "nodes": list(drawn(step))}}
+
+
+def _coin(judged: Judged, guess: int, shown: Sequence[Any]) -> list[dict[str, Any]]:
+    """The random number, scaled to the guess's bar: u · q falls within the overlap, or beyond it."""
+    row = next((index for index, one in enumerate(shown) if one.token.id == guess), None)
+    if row is None or judged.u is None or judged.q is None:
+        return []
+    at = judged.u * judged.q
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": [at, at],
+            "y": [row - 0.42, row + 0.42],
+            "line": {"color": LIGHT["ink"], "width": 2.5},
+            "showlegend": False,
+            "hovertemplate": f"u · q = {judged.u:.3f} · {judged.q:.3f} = {at:.3f}<extra></extra>",
+        }
+    ]
