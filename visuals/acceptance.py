@@ -140,7 +140,8 @@ def draw(events: Sequence[Event]) -> Drawing | None:
         showlegend=True,
         legend=legend(1.02),
         xaxis=axis("step", anchor="y", tickformat="d", showgrid=False, range=[0.4, max(len(done), 8) + 0.6]),
-        yaxis=axis("", domain=[0.55, 1], rangemode="tozero", tickformat="d", nticks=6),
+        yaxis=axis("", domain=[0.55, 1], rangemode="tozero", tickformat="d")
+        | ({"nticks": 6} if max(step.gained for step in done) > 6 else {"dtick": 1}),
         xaxis2=axis("tokens ahead", domain=[0, 0.44], anchor="y2", dtick=1, showgrid=False, fixedrange=True),
         yaxis2=axis(
             "", domain=[0, 0.3], anchor="x2", range=[0, 1.18], tickvals=[0, 0.5, 1], tickformat=".0%", fixedrange=True

@@ -114,17 +114,18 @@ def draw(events: Sequence[Event]) -> Drawing | None:
     cut = bool(longest) and prompt > 2 * longest
     note = "; prompt cut off" if cut else ""
     shown = [lane for lane in (*LANES, "other") if seconds[lane] > 0 or counts.get(lane)]
+    second_row = 24 if len(shown) > 3 else 0  # four entries of the legend do not fit into one
     return drawing(
         [_time(lane, seconds[lane], total, counts) for lane in shown]
         + [_reads(lane, done) for lane in LANES if counts[lane]],
-        height=330,
+        height=330 + second_row,
         min_width=340,
-        margin={"t": 78, "l": 40, "r": 12, "b": 38},
+        margin={"t": 78 + second_row, "l": 40, "r": 12, "b": 38},
         dragmode="zoom",
         barmode="stack",
         bargap=0.15 if len(done) <= 60 else 0,
         showlegend=True,
-        legend=legend(1.14),
+        legend=legend(1.16),
         uniformtext={"minsize": SMALL, "mode": "hide"},
         xaxis=hidden_axis(range=[0, total or 1], fixedrange=True, anchor="y"),
         yaxis=hidden_axis(domain=[0.78, 1], fixedrange=True, anchor="x"),

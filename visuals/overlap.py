@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from engines.events import Event, Judged, Verdict
-from visuals.canvas import SMALL, axis, drawing, label, legend, text_font
+from visuals.canvas import SMALL, axis, drawing, legend, text_font
 from visuals.palette import LIGHT, ROLES
 from visuals.picture import Drawing, Row, picture
 from visuals.reading import Step
@@ -148,18 +148,15 @@ def draw(events: Sequence[Event], node: int | None = None) -> Drawing | None:
     overlap = judged.overlap or 0.0
     return drawing(
         [*bars, *_coin(judged, guess.id, shown)],
-        height=120 + 30 * len(shown),
+        height=136 + 30 * len(shown),
         min_width=340,
-        margin={"t": 58, "l": 12, "r": 12, "b": 40},
+        margin={"t": 74, "l": 12, "r": 12, "b": 40},
         barmode="stack",
         showlegend=True,
         legend=legend(1.0),
-        xaxis=axis("probability", range=[0, 1.02], tickvals=[0, 0.25, 0.5, 0.75, 1], fixedrange=True),
+        xaxis=axis(f"probability; α = Σ min(p, q) = {overlap:.2f}", range=[0, 1.02], dtick=0.25, fixedrange=True),
         yaxis=axis("", tickvals=y, ticktext=names, range=[len(shown) - 0.4, -0.6], showgrid=False, fixedrange=True)
         | {"tickfont": text_font(size=SMALL)},
-        annotations=[
-            label(f"α = Σ min(p, q) = {overlap:.2f} · {ROLES[judged.outcome].mark} {judged.outcome}", 0, 1, yshift=34)
-        ],
     ) | {"picks": {"node": judged.id, "nodes": list(drawn(step))}}
 
 

@@ -56,7 +56,7 @@ class CausalModel:
     """
 
     companion: CausalModel | None = None
-    """A small model made to guess what this one says, where the model brings one along."""
+    """The only draft of a model that has no other, such as the tiny twin."""
     truncated = False
     """Logits are log-probabilities of the most probable tokens only (`engines.models.remote`)."""
 

@@ -54,12 +54,12 @@ class Chain:
             draft = draft_for(run.model, params)
         self.reader = Reader(run, draft, self._sampler)
         self._gamma = params.gamma
-        self._target, self.seconds = run.cost_curve(), cost(run.cost_curve(draft), 1)
+        self.curve, self.seconds = run.cost_curve(), cost(run.cost_curve(draft), 1)
         self._accepted, self._tested = 3.0, 5.0  # a guess before there is evidence
 
     def propose(self, run: Run) -> Generator[Event, None, TokenTree]:
         tree = TokenTree(run.root, "with replacement")
-        gamma = self._gamma or best_chain(self._target, self.seconds, self._accepted / self._tested, LONGEST)
+        gamma = self._gamma or best_chain(self.curve, self.seconds, self._accepted / self._tested, LONGEST)
         gamma = min(gamma, self.reader.room())
         logits = self.reader.catch_up() if gamma else None
         path: list[int] = []
@@ -112,5 +112,7 @@ class Chain:
 )
 def speculative_sampling(run: Run, params: Params) -> Iterator[Event]:
     chain = Chain(run, params)
-    yield Note(text=f"The guesses come from {chain.reader.draft.title}.")
+    yield chain.curve
+    share = chain.seconds / cost(chain.curve, 1)
+    yield Note(text=f"The guesses come from {chain.reader.draft.title}: one costs {share:.0%} of a plain pass.")
     yield from speculate(run, chain, params, drafting=chain.drafting)

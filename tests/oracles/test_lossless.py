@@ -23,7 +23,13 @@ from tests.oracles.prompts import PROMPTS
 
 TIE = 1e-3
 LENGTH = 128
-LOSSLESS = [("prompt-lookup", {}), ("copyspec", {}), ("aggressive-decoding", {}), ("token-recycling", {"nodes": 12})]
+LOSSLESS = [
+    ("prompt-lookup", {"fallback": False}),
+    ("copyspec", {"fallback": False}),
+    ("aggressive-decoding", {"fallback": False}),
+    ("token-recycling", {"nodes": 12}),
+    ("speculative-sampling", {"gamma": 4, "fallback": False}),
+]
 
 
 def tokens(model: CausalModel, method: str, prompt: str, params: dict[str, object], length: int) -> tuple[int, ...]:

@@ -7,6 +7,8 @@ light colours, with a table and a narration, for any prefix of any streams.
 from __future__ import annotations
 
 from visuals.picture import Picture
-from visuals.versus import progress, speed, theory
+from visuals.versus import overhead, progress, speed, theory
 
-VERSUS: dict[str, Picture] = {one.id: one for one in (progress.PICTURE, speed.PICTURE, theory.PICTURE)}
+VERSUS: dict[str, Picture] = {
+    one.id: one for one in (progress.PICTURE, speed.PICTURE, overhead.PICTURE, theory.PICTURE)
+}

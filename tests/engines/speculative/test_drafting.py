@@ -21,8 +21,8 @@ def reader(run: Run, draft: CausalModel, **settings: float) -> Reader:
     return Reader(run, draft, Sampler(Drafted(**settings), run.model.token))  # type: ignore[arg-type]
 
 
-def test_auto_takes_the_models_companion_and_else_its_early_exit(tiny_llama: CausalModel) -> None:
-    assert draft_for(twin(), Drafted()) is twin().companion
+def test_auto_takes_the_early_exit_where_no_draft_was_trained(tiny_llama: CausalModel) -> None:
+    assert all(draft_for(twin(), Drafted(draft=name)) is twin().companion for name in ("auto", "trained", "early exit"))
     exit = draft_for(tiny_llama, Drafted(exit_layer=6))
     assert exit.name.endswith("layers 1-1"), "one layer fewer than the model has"
     assert draft_for(tiny_llama, Drafted(exit_layer=6)) is exit, "made once"
