@@ -1,7 +1,9 @@
 """What speculation gained: tokens per pass, and which guesses tend to be right.
 
 A bar is one step: confirmed guesses, and on top of them the token that every pass yields anyway. The line is the mean
-so far. Below: the acceptance rate (accepted / tested) by how far ahead the guess was, and by where it came from.
+so far. The dashed line, for chains, is what theory expects of guesses that are each accepted with the measured
+probability α, independently: (1 - α^(γ+1)) / (1 - α) tokens per pass ("Fast Inference from Transformers via Speculative
+Decoding", arXiv 2211.17192, equation 1). Below: the acceptance rate (accepted / tested) by how far ahead the guess was, and by where it came from.
 """
 
 from __future__ import annotations
@@ -64,6 +66,20 @@ def rates(done: Sequence[Step]) -> tuple[dict[int, tuple[int, int]], Rates]:
     return dict(sorted(by_depth.items())), dict(sorted(by_source.items(), key=lambda item: -item[1][1]))
 
 
+def expected(done: Sequence[Step]) -> float | None:
+    """Tokens per pass that theory expects with the measured acceptance rate; None unless all guesses were chains."""
+    by_depth, _ = rates(done)
+    accepted, tested = (sum(counts) for counts in zip(*by_depth.values(), strict=True)) if by_depth else (0, 0)
+    drafts = [step.draft.nodes if step.draft else () for step in done]
+    if not tested or any(node.parent != node.id - 1 for nodes in drafts for node in nodes):
+        return None
+    alpha = accepted / tested
+    lengths = [max(0, len(nodes) - 1) for nodes in drafts]
+    return sum(length + 1 if alpha == 1 else (1 - alpha ** (length + 1)) / (1 - alpha) for length in lengths) / len(
+        done
+    )
+
+
 def table(events: Sequence[Event]) -> list[Row]:
     """One row per step."""
     done = passes(events)
@@ -105,6 +121,9 @@ def narrate(events: Sequence[Event]) -> str:
             f"{accepted} of {accepted + rejected} tested guesses were accepted ({rate:.0%});"
             f" {len(outcomes)} were drafted."
         )
+    theory = expected(done)
+    if theory is not None:
+        sentences.append(f"Theory expects {theory:.2f} tokens per pass of guesses that are right that often.")
     _, by_source = rates(done)
     if len(by_source) > 1:
         name, (hits, tested) = max(by_source.items(), key=lambda item: item[1][0] / item[1][1])
@@ -130,10 +149,10 @@ def draw(events: Sequence[Event]) -> Drawing | None:
         return None
     by_depth, by_source = rates(done)
     return drawing(
-        [*_trace(done), _depth_bars(by_depth), *_source_bars(by_source)],
-        height=430,
+        [*_trace(done), _depth_bars(by_depth), *_source_bars(by_source), *_theory(expected(done), len(done))],
+        height=454,
         min_width=340,
-        margin={"t": 34, "l": 36, "r": 12, "b": 36},
+        margin={"t": 58, "l": 36, "r": 12, "b": 36},
         dragmode="zoom",
         barmode="stack",
         bargap=0.25,
@@ -201,6 +220,22 @@ def _trace(done: Sequence[Step]) -> list[dict[str, Any]]:
             "line": {"color": LIGHT["ink"], "width": 1.8},
             "hovertemplate": "step %{x}: mean so far %{y:.2f}<extra></extra>",
         },
+    ]
+
+
+def _theory(tokens: float | None, count: int) -> list[dict[str, Any]]:
+    if tokens is None:
+        return []
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": f"theory {tokens:.2f}",
+            "x": [0.5, count + 0.5],
+            "y": [tokens, tokens],
+            "line": {"color": LIGHT["soft"], "width": 1.8, "dash": "dash"},
+            "hovertemplate": f"theory expects {tokens:.2f}<extra></extra>",
+        }
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import networkx as nx
@@ -237,3 +238,38 @@ def test_matches_narration() -> None:
     said = matches.narrate(lookup(5))
     assert "found earlier 5 times; 20 tokens were offered as guesses, 9 accepted" in said
     assert "from the prompt" in said
+
+
+def test_chains_are_compared_with_theory() -> None:
+    """Guesses that are each right with the same probability reach what theory expects of them."""
+    rng = random.Random(4)
+    events: list[Event] = [started("speculative-sampling", "speculative")]
+    position, alpha, gamma = 0, 0.7, 3
+    for step in range(4000):
+        accepted = next((count for count in range(gamma) if rng.random() > alpha), gamma)
+        nodes = tuple(DraftNode(id, id - 1, token(" x"), 0.5, "draft") for id in range(gamma + 1))
+        outcomes = ["accepted"] * accepted + ["rejected", "untested", "untested"]
+        judged = tuple(Judged(id, outcomes[id - 1], 0.5) for id in range(1, gamma + 1))
+        events += [
+            Draft(position=position, nodes=nodes),
+            Verdict(
+                position=position,
+                rule="with replacement",
+                path=tuple(range(1, accepted + 1)),
+                nodes=judged,
+                extra=token(" y"),
+                extra_origin="bonus" if accepted == gamma else "correction",
+            ),
+            Commit(position=position, step=step, tokens=(Placed(token(" y"), "bonus"),) * (accepted + 1)),
+        ]
+        position += accepted + 1
+    done = acceptance.passes(events)
+    theory = acceptance.expected(done)
+    assert theory == pytest.approx((1 - alpha**4) / (1 - alpha), abs=0.05)
+    assert theory == pytest.approx(sum(step.gained for step in done) / len(done), abs=0.05)
+    assert f"Theory expects {theory:.2f} tokens per pass" in acceptance.narrate(events[:12_001])
+
+
+def test_theory_is_silent_about_trees() -> None:
+    assert acceptance.expected(acceptance.passes(recycling())) is None
+    assert "Theory" not in acceptance.narrate(recycling())
