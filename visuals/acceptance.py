@@ -3,7 +3,8 @@
 A bar is one step: confirmed guesses, and on top of them the token that every pass yields anyway. The line is the mean
 so far. The dashed line, for chains, is what theory expects of guesses that are each accepted with the measured
 probability α, independently: (1 - α^(γ+1)) / (1 - α) tokens per pass ("Fast Inference from Transformers via Speculative
-Decoding", arXiv 2211.17192, equation 1). Below: the acceptance rate (accepted / tested) by how far ahead the guess was, and by where it came from.
+Decoding", arXiv 2211.17192, equation 1). Below: the acceptance rate (accepted / tested) by how far ahead the guess was,
+and by where it came from.
 """
 
 from __future__ import annotations
@@ -75,9 +76,8 @@ def expected(done: Sequence[Step]) -> float | None:
         return None
     alpha = accepted / tested
     lengths = [max(0, len(nodes) - 1) for nodes in drafts]
-    return sum(length + 1 if alpha == 1 else (1 - alpha ** (length + 1)) / (1 - alpha) for length in lengths) / len(
-        done
-    )
+    tokens = (length + 1 if alpha == 1 else (1 - alpha ** (length + 1)) / (1 - alpha) for length in lengths)
+    return sum(tokens) / len(done)
 
 
 def table(events: Sequence[Event]) -> list[Row]:

@@ -147,7 +147,7 @@ def narrate(events: Sequence[Event]) -> str:
     if not known.rows:
         return "The table is empty: the model has not read anything yet that could teach it."
     sentences = [
-        f"The table holds {_rows(known.size)}. The latest pass read {len(known.read)} and wrote {known.changed}."
+        f"The table holds {_rows(known.size)}. In the latest step {len(known.read)} were read and {known.changed} written."
     ]
     if _recycles(known):
         sentences.append(f"{known.rejected} of {_rows(len(known.rows))} came from a rejected guess.")
@@ -308,7 +308,7 @@ def _hover(row: StoredRow, key: Key, known: Warming) -> str:
     if key in known.read:
         lines.append("read by the latest draft")
     if key in known.written:
-        lines.append("written by the latest pass")
+        lines.append("written in the latest step")
         lines.append(f"before: {_listed(row.before) or 'nothing'}")
     return "<br>".join(lines)
 

@@ -15,7 +15,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from engines.errors import BadParameter, ModelUnavailable
-from engines.events import Event
+from engines.events import Event, Note
 from engines.method import Need
 from engines.models.causal import CausalModel
 from engines.models.draft import load_draft
@@ -50,9 +50,9 @@ _drafts: WeakKeyDictionary[CausalModel, dict[tuple[str, int], CausalModel]] = We
 def draft_for(target: CausalModel, settings: Drafted) -> CausalModel:
     """The model that guesses for `target`.
 
-    `auto` is the trained draft, else the model's early exit. A model with a companion always has it guess. Raises `ModelUnavailable` or
-    `BadParameter` when there is no such model, when it cannot forget refused guesses, or when its vocabulary has
-    nothing in common with the target's.
+    `auto` is the trained draft, else the model's early exit. A model with a companion always has it guess.
+    Raises `ModelUnavailable` or `BadParameter` when there is no such model, when it cannot forget refused guesses, or
+    when its vocabulary has nothing in common with the target's.
     """
     known = _drafts.setdefault(target, {})
     key = (settings.draft, settings.exit_layer)
@@ -93,12 +93,23 @@ class Reader:
         self._state = draft.start(run.ledger if ledger is None else ledger, lambda: run.clock.seconds)
         self._read: list[int] = []
         """The tokens in the draft's cache."""
+        self._told = False
         self._agreed = 0
         """How many of them are known to be committed."""
 
     def room(self) -> int:
         """How many guesses fit into the draft's context, and into what is left of the run."""
         return max(0, min(self._run.remaining - 1, self.draft.context_length - len(self._run.sequence)))
+
+    def full(self) -> Note | None:
+        """What to say, once, when the draft's context holds no more while the run goes on."""
+        if self._told or self._run.remaining <= 1 or self.room():
+            return None
+        self._told = True
+        return Note(
+            text=f"{self.draft.title} reads at most {self.draft.context_length:,} tokens: "
+            "from here on the text is decoded without guesses."
+        )
 
     def catch_up(self) -> Tensor:
         """Logits (vocabulary,) after the last committed token, when the cache holds the committed text."""

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from engines.events import Event, Origin
+from engines.events import Event, Note, Origin
+from engines.method import Need
 from engines.runner import Run
 from engines.sampling import Sampler
 from engines.speculative.budget import Payback
@@ -44,6 +45,7 @@ def speculate(
     """
     sampler = Sampler(settings, run.model.token)
     spell = run.model.token
+    told = False
     payback = Payback(run.cost_curve()) if getattr(settings, "fallback", False) else None
     while not run.finished:
         if payback and payback.pausing():
@@ -52,6 +54,11 @@ def speculate(
             tree = yield from drafter.propose(run)
         # A looked-up end of text gains nothing: the pass yields that token by itself where it belongs.
         tree = tree.trimmed(run.remaining - 1, run.model.eos_ids if tree.drawn == "point" else ())
+        if not tree.is_chain and Need.TREE_ATTENTION not in run.model.has:
+            tree = tree.first_branch()
+            if not told:
+                yield Note(text=f"{run.model.title} cannot read a tree in one pass: only its first branch is checked.")
+                told = True
         if len(tree) > 1:
             yield tree.as_draft(run.position, spell)
         cached = run.state.length

@@ -61,6 +61,8 @@ class Chain:
         tree = TokenTree(run.root, "with replacement")
         gamma = self._gamma or best_chain(self.curve, self.seconds, self._accepted / self._tested, LONGEST)
         gamma = min(gamma, self.reader.room())
+        if note := self.reader.full():
+            yield note
         logits = self.reader.catch_up() if gamma else None
         path: list[int] = []
         while logits is not None:
@@ -73,7 +75,6 @@ class Chain:
             ends = len(path) == gamma or token in run.model.eos_ids
             logits = None if ends else self.reader.read(token)
         return tree
-        yield  # proposes without events
 
     def observe(self, tree: TokenTree, logits: Tensor, verification: Verification) -> Iterator[Event]:
         """Counts: the running share of accepted guesses decides how far ahead to guess."""

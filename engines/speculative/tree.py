@@ -80,6 +80,17 @@ class TokenTree:
                 kept.distributions[new] = self.distributions[node]
         return kept
 
+    def first_branch(self) -> TokenTree:
+        """The chain of first children, for models that cannot read a tree. As good a draw as any: it is the first."""
+        chain, node = TokenTree(self.tokens[0], self.drawn), 0
+        while self.children[node]:
+            end = len(chain) - 1
+            if node in self.distributions:
+                chain.distributions[end] = self.distributions[node]
+            node = self.children[node][0]
+            chain.add(end, self.tokens[node], self.sources[node], self.q[node])
+        return chain
+
     def as_draft(self, position: int, spell: Callable[[int], Token]) -> Draft:
         """The event; `position` is where the tokens at depth 1 would go."""
         nodes = zip(self.tokens, self.parents, self.q, self.sources, strict=True)

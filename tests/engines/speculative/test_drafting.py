@@ -104,6 +104,18 @@ def test_guesses_stop_where_the_drafts_context_does(tiny_llama: CausalModel) -> 
     assert reader(Run(tiny_llama, [1] * 3, max_new_tokens=3), draft).room() == 2
 
 
+def test_a_full_context_is_said_once(tiny_llama: CausalModel) -> None:
+    draft = early_exit(tiny_llama, 1)
+    draft.context_length = 10
+    following = reader(Run(tiny_llama, [1] * 12), draft)
+    note = following.full()
+    assert note is not None
+    assert "at most 10 tokens" in note.text
+    assert following.full() is None
+    assert reader(Run(tiny_llama, [1] * 3), draft).full() is None
+    assert reader(Run(tiny_llama, [1] * 12, max_new_tokens=1), draft).full() is None, "there is nothing to guess anyway"
+
+
 def test_the_draft_is_filtered_as_the_target_is(tiny_llama: CausalModel) -> None:
     logits = torch.arange(257.0) / 10
     run = Run(tiny_llama, [1])

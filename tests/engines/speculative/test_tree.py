@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from engines.events import Token
@@ -55,3 +56,28 @@ def test_the_draft_event_tells_every_node() -> None:
     draft = tree_of_the_paper().as_draft(7, lambda id: Token(id, str(id)))
     assert draft.position == 7
     assert [(node.id, node.parent, node.token.id) for node in draft.nodes][3:] == [(3, 1, 4), (4, 1, 5), (5, 2, 4)]
+
+
+def test_the_first_branch_is_a_chain_of_first_children() -> None:
+    tree = TokenTree(1, "without replacement")
+    first, _ = tree.add(0, 5, "a", 0.5), tree.add(0, 6, "b", 0.2)
+    tree.add(first, 7, "c", 0.9)
+    tree.distributions = {0: torch.tensor([1.0]), first: torch.tensor([2.0])}
+    chain = tree.first_branch()
+    assert chain.is_chain
+    assert (chain.tokens, chain.q, chain.sources) == ([1, 5, 7], [None, 0.5, 0.9], ["committed", "a", "c"])
+    assert chain.drawn == "without replacement"
+    assert {node: float(q) for node, q in chain.distributions.items()} == {0: 1.0, 1: 2.0}
+
+
+def test_trimming_keeps_draw_order_and_repeats() -> None:
+    tree = TokenTree(1, "with replacement")
+    for token in (5, 6, 5):
+        node = tree.add(0, token, "")
+    tree.add(node, 8, "")
+    tree.distributions = {0: torch.tensor([1.0]), node: torch.tensor([2.0])}
+    cut = tree.trimmed(1)
+    assert [cut.tokens[child] for child in cut.children[0]] == [5, 6, 5]
+    assert list(cut.distributions) == [0]
+    with pytest.raises(AssertionError):
+        tree.trimmed(1, {5})
