@@ -89,6 +89,8 @@ class Setting:
     high: float | None = None
     choices: tuple[str, ...] = ()
     optional: bool = False
+    automatic: bool = False
+    """0 stands for a number that the method picks, as the help says."""
 
 
 class NoParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -240,6 +242,7 @@ def _setting(field: msgspec.inspect.Field) -> Setting:
         high=getattr(kind, "le", None),
         choices=tuple(str(value) for value in kind.values) if isinstance(kind, msgspec.inspect.LiteralType) else (),
         optional=optional,
+        automatic=field.default == 0 and "0 picks" in help,
     )
 
 

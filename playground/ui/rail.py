@@ -208,6 +208,7 @@ def _control(setting: Setting, *, more: bool) -> dict[str, Any]:
         "label": setting.name.replace("_", " ").capitalize(),
         "help": setting.help,
         "kind": setting.kind.__name__,
+        "automatic": setting.automatic,
         "low": setting.low,
         "high": setting.high,
         "choices": list(setting.choices),

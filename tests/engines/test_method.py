@@ -101,6 +101,11 @@ def test_anything_is_accepted_or_refused_with_a_sentence(values: dict[str, Any])
         assert 0 <= params.share <= 1
 
 
+def test_a_setting_whose_0_leaves_the_choice_to_the_method_is_marked() -> None:
+    assert [setting.name for setting in find("copyspec").settings() if setting.automatic] == ["block"]
+    assert not any(setting.automatic for setting in find("sampling").settings())
+
+
 def test_a_method_without_settings_says_so() -> None:
     with pytest.raises(BadParameter, match=r"no parameter called 'x'\. It has no parameters"):
         find("greedy").validate({"x": 1})
