@@ -85,8 +85,11 @@ class Run:
         max_new_tokens: int = 128,
         stop: Sequence[str] = (),
         time_limit: float | None = None,
+        person: str = "",
     ) -> None:
         self.model = model
+        self.person = person
+        """Whose run this is: what a method remembers from run to run, it remembers for this person alone."""
         self.prompt = list(prompt)
         self.output: list[int] = []
         self.rng = torch.Generator(device=model.device).manual_seed(seed)
@@ -244,6 +247,7 @@ def run(
     prefix: Sequence[int] = (),
     stop: Sequence[str] = (),
     time_limit: float | None = None,
+    person: str = "",
 ) -> Iterator[Event]:
     """Decodes. The request is checked at the call, the work happens while the events are read.
 
@@ -256,6 +260,7 @@ def run(
         prefix: output token ids to begin with, so that a run can branch off another.
         stop: the run ends with the token that completes one of these strings.
         time_limit: seconds of decode time.
+        person: whose run it is, any text; methods that learn from run to run keep what they learn apart by it.
 
     Returns:
         The events: `Started` first, `Finished` last.
@@ -277,7 +282,8 @@ def run(
     if len(prompt_ids) + len(prefix) >= model.context_length:
         raise PromptTooLong(len(prompt_ids) + len(prefix), model.context_length - 1)
     stop = [encodable(text) for text in stop]
-    job = Run(model, prompt_ids, seed=seed, max_new_tokens=max_new_tokens, stop=stop, time_limit=time_limit)
+    limits = {"max_new_tokens": max_new_tokens, "stop": stop, "time_limit": time_limit}
+    job = Run(model, prompt_ids, seed=seed, person=person, **limits)  # type: ignore[arg-type]
     started = Started(
         model=model.name,
         weights=model.weights,

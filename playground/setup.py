@@ -59,8 +59,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             precision=header.precision,
         )
 
-    def begin(self, model: CausalModel) -> Iterator[Event]:
-        """The run on `model`, whichever it was made for. Raises as `engines.run` does."""
+    def begin(self, model: CausalModel, person: str = "") -> Iterator[Event]:
+        """The run on `model`, whichever it was made for, for `person`. Raises as `engines.run` does."""
         import engines
 
         return engines.run(
@@ -74,4 +74,5 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             prefix=self.prefix,
             stop=self.stop,
             time_limit=self.time_limit,
+            person=person,
         )

@@ -101,7 +101,7 @@ class House:
         owner, setup = owner_or_nobody(owner), self.limits.fitted(setup)
         # Where GPUs are lent, every run has one of its own.
         lent = zerogpu.lends()
-        events = zerogpu.events(setup, model) if lent else setup.begin(model)
+        events = zerogpu.events(setup, model) if lent else setup.begin(model, owner)
         visit = self.visitors.begin(owner, cache_bytes(model, setup), self.limits.cache_bytes(str(model.device)))
         try:
             self._make_room(owner)

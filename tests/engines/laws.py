@@ -30,7 +30,7 @@ def untimed(events: Sequence[Event]) -> list[Event]:
     out: list[Event] = []
     for event in events:
         if isinstance(event, Forward):
-            event = msgspec.structs.replace(event, seconds=0.0)
+            event = msgspec.structs.replace(event, seconds=0.0, began=0.0)
         if isinstance(event, Finished):
             totals = msgspec.structs.replace(event.totals, seconds=0.0, time_to_first_token=0.0, tokens_per_second=0.0)
             event = msgspec.structs.replace(event, totals=totals)
