@@ -23,6 +23,7 @@ from engines.events import (
     Match,
     Score,
     Started,
+    Store,
     Verdict,
 )
 from engines.tally import Tally
@@ -30,6 +31,7 @@ from engines.tally import Tally
 FARTHEST = 100_000
 """Positions, lengths and ids are below this; the longest run of ours has some thousand tokens."""
 MOST_NODES = 4096
+MOST_ROWS = 100
 LONGEST = 1e8
 """Seconds."""
 
@@ -85,7 +87,17 @@ class Soundness:
             case Match(source=source, target=target, copied=copied):
                 for first, last in (source, target, copied):
                     _must(-FARTHEST < first <= last < FARTHEST, "has a span that cannot be")
-            case Forward(batch=batch, query=query, cached=cached, seconds=seconds):
+            case Store(rows=rows, changed=changed, size=size):
+                _must(len(rows) <= MOST_ROWS, "holds too many rows")
+                _must(0 <= changed < 2**31 and 0 <= size < 2**31, "has a number that cannot be")
+                for row in rows:
+                    _must(1 <= len(row.key) <= 16, "has a key that cannot be")
+                    _must(max(len(row.before), len(row.after)) <= MOST_ROWS, "has a row that is too long")
+                    _must(
+                        all(0 <= one.p < FARTHEST for one in (*row.before, *row.after)), "has a weight that cannot be"
+                    )
+            case Forward(batch=batch, query=query, cached=cached, seconds=seconds, began=began):
+                _must(0 <= began < LONGEST, "has a time that cannot be")
                 _must(0 < batch < FARTHEST and 0 < query < FARTHEST, "has a number that cannot be")
                 _must(0 <= cached < 2**31 and 0 <= seconds < LONGEST, "has a number that cannot be")
             case Score(sequence=sequence):
@@ -132,7 +144,9 @@ class Soundness:
         _must(self._nodes.issuperset(judged.id for judged in event.nodes), "judges guesses that nobody made")
         _must(len({judged.id for judged in event.nodes}) == len(event.nodes), "judges a guess twice")
         for judged in event.nodes:
-            shares = (judged.p, judged.accept_probability, judged.u)
+            weighed = [p for one in judged.weighed for p in (one.p, one.q)]
+            shares = (judged.p, judged.accept_probability, judged.u, judged.q, judged.overlap, *weighed)
+            _must(len(weighed) <= 2 * MOST_ROWS, "weighs too many tokens")
             _must(all(p is None or 0 <= p <= 1.001 for p in shares), "has a share that cannot be")
             _rates((*judged.residual, *([judged.best] if judged.best else [])))
         _rates(event.residual)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -20,8 +20,10 @@ from engines.events import Event, committed
 from playground import glossary
 from playground.lessons import Lesson, LessonError, Step, Try, answered, explained, is_right, load, moment, shown_before
 from playground.setup import Setup
+from playground.turnstile import Stopped
+from playground.ui.decoding import others, waiting
 from playground.ui.drawing import Canvas
-from playground.ui.house import House
+from playground.ui.house import House, owner_or_nobody
 from playground.ui.live import Live, LivePlot, Numbers, Scrubber, Server, TokenStream, encode
 from playground.ui.play import DRAWING, PRIVATE, Play, reopened
 from playground.ui.rail import Message, family_title, message
@@ -240,31 +242,34 @@ def decode(
     house: House, setup: Setup, picture: str, *, owner: str, page: str, parent: tuple[str, int] | None = None
 ) -> Iterator[list[Any]]:
     """A run beside a lesson, drawn while it is decoded."""
-    flag = house.stopper(page)
+    owner = owner_or_nobody(owner)
+    flag = house.stopper(page, owner)
+    events: list[Event] = []
     try:
-        for fraction, doing in house.resident.wait():
-            yield said(f"Waiting for the model: {doing}", fraction=fraction)
+        with house.places.take(owner) as place:
+            for told in waiting(house, place, flag):
+                yield [told, *[gr.skip()] * 4]
+            yield said("")
             if flag.is_set():
-                yield said("")
                 return
-        with closing(house.record(setup, owner=owner, parent=parent)) as recording:
-            events: list[Event] = []
-            for event in recording:
-                events.append(event)
-                if len(events) == 1:
-                    run = house.shelf.put(events, recording.run_id or "")
-                    canvas = _canvas(house, run, picture)
-                if canvas.due:
-                    yield [message(), *canvas.live(events, {picture}).outputs([picture])]
-                if flag.is_set():
-                    break
-        yield [message(), *canvas.at(events, keep=False).outputs([picture])]
+            with closing(house.record(setup, owner=owner, parent=parent, stop=flag)) as recording, suppress(Stopped):
+                for event in recording:
+                    events.append(event)
+                    if len(events) == 1:
+                        canvas = _canvas(house, house.shelf.put(events, recording.run_id or ""), picture)
+                    if canvas.due:
+                        told = message(others(house, owner))
+                        yield [told, *canvas.live(events, {picture}).outputs([picture])]
+                    if flag.is_set():
+                        break
+        if events:
+            yield [message(), *canvas.at(events, keep=False).outputs([picture])]
     except DecodingError as error:
         yield said(str(error), tone="problem")
     finally:
         house.forget(page, flag)
 
 
-def said(text: str, *, tone: str = "calm", fraction: float | None = None) -> list[Any]:
+def said(words: str, *, tone: str = "calm", fraction: float | None = None) -> list[Any]:
     """An update that changes nothing but the message."""
-    return [message(text, tone=tone, fraction=fraction), *[gr.skip()] * 4]
+    return [message(words, tone=tone, fraction=fraction), *[gr.skip()] * 4]

@@ -28,6 +28,7 @@ LOSSLESS = [
     ("copyspec", {"fallback": False}),
     ("aggressive-decoding", {"fallback": False}),
     ("token-recycling", {"nodes": 12}),
+    ("aded", {"choices": 16, "fallback": False}),
     ("speculative-sampling", {"gamma": 4, "fallback": False}),
 ]
 

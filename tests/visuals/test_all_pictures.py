@@ -31,6 +31,7 @@ IDS = {
     "cost-curve",
     "rejection-xray",
     "overlap",
+    "search-tree",
 }
 
 every_picture = pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES.keys())
