@@ -35,24 +35,29 @@ class Benchmark:
     """What `--quick` does."""
     numbers: Mapping[str, tuple[int, str]] = field(default_factory=dict)
     """Further options, each a whole number: default, and what it means."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """Further options that measure only a part, so that nothing is kept: names with commas between, what they mean."""
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """The command; returns the exit code."""
         options = argparse.ArgumentParser(
-            prog=f"python -m benchmarks.{self.name}", description=self.about.partition("\n")[0]
+            prog=f"python -m benchmarks.{self.name.replace('-', '_')}", description=self.about.partition("\n")[0]
         )
         options.add_argument("--quick", action="store_true", help=f"{self.quick}; keep nothing")
         options.add_argument("--model", default=DEFAULT, metavar="ID", help="default: %(default)s")
         for name, (default, meaning) in self.numbers.items():
             help = f"{meaning}; default: %(default)s" if meaning else "default: %(default)s"
             options.add_argument(f"--{name}", type=int, default=default, metavar="N", help=help)
+        for name, meaning in self.parts.items():
+            options.add_argument(f"--{name}", default="", metavar="A,B", help=f"{meaning}; keep nothing")
         options.add_argument(
             "--results", type=Path, metavar="FOLDER", help="where to keep the JSON; default: benchmarks/results"
         )
         chosen = options.parse_args(argv)
         result = self.measure(chosen)
         print(self.tables(result))
-        if chosen.results or not chosen.quick:
+        partial = chosen.quick or any(getattr(chosen, name) for name in self.parts)
+        if chosen.results or not partial:
             print(f"Kept in {save(result, self.name, chosen.results or RESULTS)}", file=sys.stderr)
         return 0
 

@@ -11,7 +11,7 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 
 if ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-    echo "torch finds no CUDA device here, so nothing was run. On the CPU: make test, python -m benchmarks.overhead, python -m benchmarks.speculative." >&2
+    echo "torch finds no CUDA device here, so nothing was run. On the CPU: make test, python -m benchmarks.overhead, python -m benchmarks.specbench_mini." >&2
     exit 3
 fi
 
@@ -19,5 +19,5 @@ fi
 failed=0
 "$PYTHON" -m pytest tests/oracles || failed=1
 "$PYTHON" -m benchmarks.overhead --results "$results" || failed=1
-"$PYTHON" -m benchmarks.speculative --results "$results" || failed=1
+"$PYTHON" -m benchmarks.specbench_mini --results "$results" || failed=1
 exit "$failed"

@@ -9,13 +9,16 @@ from typing import Any
 
 import msgspec
 import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from engines.models.causal import CausalModel
+from engines.models.draft import Draft
 
 
 class Work(msgspec.Struct):
-    """The forward passes of one call of `generate`."""
+    """The forward passes of one call of `generate`; an assistant's are not among them."""
 
     passes: int = 0
     read: int = 0
@@ -61,3 +64,27 @@ class Peer:
 
     def _after(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
         self._work.seconds += time.perf_counter() - self._since
+
+
+def assistant(draft: CausalModel) -> PreTrainedModel:
+    """Our draft as transformers' `assistant_model`: the same numbers, its weights its own."""
+    network = copy.deepcopy(draft.network)
+    if isinstance(draft, Draft):
+        network.lm_head = Spoken(network.lm_head, draft.spoken, draft.vocabulary_size)
+    return network
+
+
+class Spoken(nn.Module):
+    """An output layer over a few tokens as one over all. It multiplies out few rows, as ours does: with a matrix of
+    full size transformers would pay more for the same guesses."""
+
+    def __init__(self, rows: nn.Module, spoken: Tensor, vocabulary_size: int) -> None:
+        super().__init__()
+        self.rows, self.spoken, self.vocabulary_size = rows, spoken, vocabulary_size
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Logits (..., vocabulary) of hidden states (..., width); -inf for what the draft never guesses."""
+        few = self.rows(hidden)
+        logits = few.new_full((*few.shape[:-1], self.vocabulary_size), float("-inf"))
+        logits[..., self.spoken] = few
+        return logits

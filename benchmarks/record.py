@@ -1,7 +1,8 @@
 """Makes the runs that the page ships, in `assets/recorded/`, anew: `python -m benchmarks.record [NAME …]`.
 
-Each shows its method's idea on a prompt that suits it; lessons (`assets/lessons/`) point at their steps. Record on a
-quiet machine: their times are shown, and one lesson compares them.
+Each shows its method's idea on a prompt that suits it; lessons (`assets/lessons/`) point at their moments. Record on a
+quiet machine: their times are shown, and lessons compare them. Where a lesson shows guesses that do not pay, the
+fallback to plain decoding is off, for it would hide them.
 """
 
 from __future__ import annotations
@@ -14,16 +15,38 @@ from pathlib import Path
 
 import engines
 from engines.events import Finished, to_json
-from playground.setup import Setup
+from playground.setup import Params, Setup
 
 ASSETS = Path(__file__).parents[1] / "assets"
 PROMPTS: dict[str, str] = {one["id"]: one["prompt"] for one in json.loads((ASSETS / "prompts.json").read_text())}
 
+GUESSING: dict[str, Params] = {
+    "prompt-lookup": {"guesses": 10, "fallback": False},
+    "copyspec": {"block": 10, "fallback": False},
+    "token-recycling": {"nodes": 12, "fallback": False},
+    "speculative-sampling": {"gamma": 3, "fallback": False},
+}
+"""Methods that one lesson compares, with fixed numbers of guesses, so that no machine decides who guesses more."""
+
 RUNS: dict[str, Setup] = {
-    "token-recycling": Setup(method="token-recycling", prompt="math-change", params={"nodes": 12}),
-    "token-recycling-wide": Setup(method="token-recycling", prompt="math-change", params={"nodes": 80}),
+    "token-recycling": Setup(method="token-recycling", prompt="math-change", params=GUESSING["token-recycling"]),
+    "token-recycling-wide": Setup(
+        method="token-recycling", prompt="math-change", params={"nodes": 80, "fallback": False}
+    ),
     "token-recycling-auto": Setup(method="token-recycling", prompt="math-change", max_new_tokens=24),
-    "prompt-lookup": Setup(method="prompt-lookup", prompt="copy-list", params={"guesses": 10}),
+    "prompt-lookup": Setup(method="prompt-lookup", prompt="copy-list", params=GUESSING["prompt-lookup"]),
+    "speculative-sampling": Setup(
+        method="speculative-sampling",
+        prompt="qa-bread",
+        params=GUESSING["speculative-sampling"] | {"temperature": 1.0},
+        max_new_tokens=64,
+    ),
+    "speculative-sampling-one": Setup(
+        method="speculative-sampling",
+        prompt="letter-friend",
+        params={"gamma": 1, "fallback": False, "temperature": 1.0},
+        max_new_tokens=80,
+    ),
     "beam-search": Setup(method="beam-search", prompt="qa-rain", params={"num_beams": 4}, max_new_tokens=40),
     "sampling": Setup(
         method="sampling", prompt="poem-sea", params={"temperature": 0.8, "top_p": 0.9}, max_new_tokens=64
@@ -31,6 +54,15 @@ RUNS: dict[str, Setup] = {
     "sampling-hot": Setup(method="sampling", prompt="poem-sea", params={"temperature": 1.5}, max_new_tokens=40),
     "greedy": Setup(method="greedy", prompt="qa-capital", max_new_tokens=40),
     "greedy-poem": Setup(method="greedy", prompt="poem-sea", max_new_tokens=48),
+    **{
+        f"{kind}-{method}": Setup(method=method, prompt=prompt, params=params, max_new_tokens=64)
+        for kind, prompt in (("copy", "copy-list"), ("prose", "story-robot"))
+        for method, params in ({"greedy": {}} | GUESSING).items()
+        if (kind, method) != ("copy", "prompt-lookup")  # that is the one above
+    },
+    "prose-prompt-lookup-fallback": Setup(
+        method="prompt-lookup", prompt="story-robot", params={"guesses": 10}, max_new_tokens=64
+    ),
 }
 """Set-ups by the name of the recording; `prompt` is the id of an example prompt."""
 

@@ -191,8 +191,9 @@ class Verdict(Event, frozen=True, kw_only=True):
     path: tuple[int, ...]
     """Ids of the accepted nodes from depth 1 down; empty when all guesses were wrong."""
     nodes: tuple[Judged, ...]
-    extra: Token
-    extra_origin: Literal["bonus", "correction"]
+    extra: Token | None
+    """None when every place that the pass decided held a guess, and all were right: then nothing comes free."""
+    extra_origin: Literal["bonus", "correction"] | None
     residual: tuple[Choice, ...] = ()
     """Top of the distribution that `extra` was drawn from; empty under greedy decoding."""
 

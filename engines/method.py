@@ -254,7 +254,7 @@ def _allowed(setting: Setting) -> str:
     noun = {int: "whole number", float: "number", str: "text"}[setting.kind]
     if setting.low is not None and setting.high is not None:
         return f"Give a {noun} from {setting.low:g} to {setting.high:g}."
-    return f"Give a {noun}."
+    return f"Give a {noun}." if setting.kind is not str else f"Give a text. {setting.help.rstrip('.')}."
 
 
 def _is_not_finite(text: str) -> bool:

@@ -12,7 +12,7 @@
 
     ```show
     run: recorded-token-recycling
-    step: 27
+    step: first pass that accepted several
     picture: draft-tree
     ```
 
@@ -25,10 +25,11 @@
     because: The model would have said so itself.
     ```
 
-A heading begins a step. `show` binds it to a step of a recorded run; `try` offers a run of the reader's own; `ask` is
-a question whose answer `playground/answers.py` works out from the events. `{drafted}` in the text is worked out in
-the same way, `{per-second: recorded-greedy}` from all of another run. The Markdown is paragraphs, lists, emphasis,
-code and links to lessons; anything else, a misspelt field, or a name that does not exist is a `LessonError`.
+A heading begins a step. `show` binds it to a step of a recorded run, by number or by name, as in `step: first refused
+guess` (`playground/moments.py`); `try` offers a run of the reader's own; `ask` is a question whose answer
+`playground/answers.py` works out from the events. `{drafted}` in the text is worked out in the same way,
+`{per-second: recorded-greedy}` from all of another run. The Markdown is paragraphs, lists, emphasis, code and links to
+lessons; anything else, a misspelt field, or a name that does not exist is a `LessonError`.
 """
 
 from __future__ import annotations
@@ -46,8 +47,10 @@ from msgspec import Meta
 from engines.errors import DecodingError
 from engines.events import Beams, Commit, Draft, Event
 from playground.answers import ANSWERS, Answer, Moment
+from playground.moments import moment, named
 from playground.setup import Params
-from playground.ui.shelf import steps
+
+__all__ = ["Ask", "Lesson", "LessonError", "Show", "Step", "Try", "answered", "explained", "load", "moment", "read"]
 
 LESSONS = Path(__file__).parents[1] / "assets" / "lessons"
 
@@ -80,7 +83,8 @@ class Show(_Strict, frozen=True, kw_only=True):
 
     run: str
     picture: str
-    step: int | Literal["last"] = "last"
+    step: int | str = "last"
+    """A number, or a name of `playground.moments`; in a lesson that was read it is a number or "last"."""
     numbers: bool = False
     """Whether the headline numbers are shown too."""
 
@@ -94,8 +98,8 @@ class Ask(_Strict, frozen=True, kw_only=True):
     """Said after the answer, whichever it was."""
     before: Literal["", "step", "draft", "candidates"] = ""
     """What is shown until the answer is given: the run before the step, or the step up to its draft or candidates."""
-    against: str = ""
-    """Another recorded run, for questions that compare."""
+    against: str | tuple[str, ...] = ()
+    """Another recorded run, or several, for questions that compare."""
     within: float = 0.0
     """How far a number may be off and still be right."""
     unit: str = ""
@@ -174,13 +178,12 @@ def read(source: str, runs: Runs, *, id: str) -> Lesson:
     return Lesson(id=id, front=front, steps=tuple(made))
 
 
-def moment(events: Sequence[Event], step: int | str = "last", other: Sequence[Event] = ()) -> Moment:
-    """A run up to the end of a step. Raises `LessonError` when the run is shorter."""
-    ends = steps(events)
-    index = len(ends) - 1 if step == "last" else int(step)
-    if not 0 <= index < len(ends):
-        raise LessonError(f"This run has {len(ends) - 1} steps, so there is no step {index}.")
-    return Moment(events[: ends[index]], events[ends[index - 1] if index else 0 : ends[index]], other)
+def asked_about(show: Show, ask: Ask | None, runs: Runs) -> Moment:
+    """What a step shows, beside the runs that its question compares it with."""
+    against = ask.against if ask else ()
+    return moment(
+        runs(show.run), show.step, *map(runs, (against,) if isinstance(against, str) and against else against)
+    )
 
 
 def shown_before(asked: Moment, before: str) -> Sequence[Event]:
@@ -245,12 +248,14 @@ def _step(nodes: Sequence[SyntaxTreeNode], runs: Runs, id: str, first_line: int)
         if word not in kinds or word in given:
             raise LessonError(f"{where}: a step has at most one block each of ```show, ```ask and ```try.")
         given[word] = _fields(node.content, kinds[word], id, first_line + (node.map[0] if node.map else 0) + 1)
+        if word == "show":
+            given[word] = _placed(given[word], runs, where)
     show, ask = given.get("show"), given.get("ask")
     where = _place(id, nodes[0], first_line)
     if ask is not None and (show is None or ask.answer not in ANSWERS):
         raise LessonError(f"{where}: a question needs a run to ask about, and an answer that is known.")
     try:
-        asked = moment(runs(show.run), show.step, runs(ask.against) if ask and ask.against else ()) if show else None
+        asked = asked_about(show, ask, runs) if show else None
         options = answered(ask, asked).options if ask and asked else ()
         if ask and asked:
             shown_before(asked, ask.before)
@@ -261,6 +266,16 @@ def _step(nodes: Sequence[SyntaxTreeNode], runs: Runs, id: str, first_line: int)
     except DecodingError as error:
         raise LessonError(f"{where}: {error}") from None
     return Step(title=title, body=body, show=show, ask=ask, try_=given.get("try"), options=options)
+
+
+def _placed(show: Show, runs: Runs, where: str) -> Show:
+    """`show` with the number of the step that it names. Raises `LessonError` when the run has no such moment."""
+    if isinstance(show.step, int) or show.step == "last":
+        return show
+    try:
+        return msgspec.structs.replace(show, step=named(runs(show.run), show.step))
+    except DecodingError as error:
+        raise LessonError(f"{where}: {error}") from None
 
 
 def _filled(text: str, asked: Moment | None, runs: Runs) -> str:

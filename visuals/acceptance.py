@@ -34,7 +34,8 @@ def relevant(events: Sequence[Event]) -> bool:
 
 def source_group(source: str) -> str:
     """Where a guess came from, without the place: `copied from -31` and `copied from 7` are the same source."""
-    return re.sub(r"\s*(from|at|@)?\s*-\d+.*$|\s+(from|at|@)\s*\d+.*$", "", source).strip() or "unnamed"
+    place = r",?\s+ticket\s+-?\d.*$|\s*(from|at|@)?\s*-\d+.*$|\s+(from|at|@)\s*\d+.*$"
+    return re.sub(place, "", source).strip() or "unnamed"
 
 
 def passes(events: Sequence[Event]) -> list[Step]:
@@ -68,9 +69,12 @@ def rates(done: Sequence[Step]) -> tuple[dict[int, tuple[int, int]], Rates]:
 
 
 def expected(done: Sequence[Step]) -> float | None:
-    """Tokens per pass that theory expects with the measured acceptance rate; None unless all guesses were chains."""
+    """Tokens per pass that theory expects with the measured acceptance rate; None unless all guesses were chains, each
+    of which one pass tests to its end."""
     by_depth, _ = rates(done)
     accepted, tested = (sum(counts) for counts in zip(*by_depth.values(), strict=True)) if by_depth else (0, 0)
+    if any(step.draft and step.draft.template.endswith("-verify") for step in done):
+        return None
     drafts = [step.draft.nodes if step.draft else () for step in done]
     if not tested or any(node.parent != node.id - 1 for nodes in drafts for node in nodes):
         return None

@@ -83,8 +83,9 @@ def narrate(events: Sequence[Event]) -> str:
     names = {node.id: node for node in step.draft.nodes}
     if accepted := [quoted(names[id].token) for id in verdict.path if id in names]:
         sentences.append(f"Accepted: {' '.join(accepted)}.")
-    word = "As a bonus it yielded" if verdict.extra_origin == "bonus" else "Its correction is"
-    sentences.append(f"{word} {quoted(verdict.extra)}.")
+    if verdict.extra is not None:
+        word = "As a bonus it yielded" if verdict.extra_origin == "bonus" else "Its correction is"
+        sentences.append(f"{word} {quoted(verdict.extra)}.")
     return " ".join(sentences)
 
 
@@ -112,7 +113,7 @@ def draw(events: Sequence[Event]) -> Drawing | None:
         if node.parent in tree and node.id not in tree:
             tree.add_edge(node.parent, node.id)
     end = verdict.path[-1] if verdict and verdict.path and verdict.path[-1] in tree else root.id
-    if verdict is not None:
+    if verdict is not None and verdict.extra is not None:
         tree.add_edge(end, EXTRA)
     places, slots = layout(tree, root.id, first=EXTRA)
 
@@ -125,7 +126,7 @@ def draw(events: Sequence[Event]) -> Drawing | None:
             continue
         parent = next(tree.predecessors(id))
         x, y = places[id]
-        if id == EXTRA and verdict is not None:
+        if id == EXTRA and verdict is not None and verdict.extra is not None:
             role, p = "bonus", _extra_probability(step)
             token, shown = verdict.extra, p
             hover = (
@@ -201,6 +202,7 @@ def _extra_probability(step: Step) -> float | None:
     """The probability of the token that the pass yielded: from the verdict's residual, else from the commit."""
     verdict = step.verdict
     assert verdict is not None
+    assert verdict.extra is not None
     for choice in verdict.residual:
         if choice.token.id == verdict.extra.id:
             return choice.p

@@ -34,7 +34,7 @@ class Step:
         """Tokens beside the guesses: the bonus or correction, or a plain pass's own token."""
         if self.placed:
             return len(self.placed) - self.accepted
-        return 1 if self.verdict else 0
+        return 1 if self.verdict and self.verdict.extra else 0
 
     @property
     def gained(self) -> int:
@@ -53,7 +53,9 @@ def steps(events: Sequence[Event]) -> list[Step]:
                 out.append(Step())
             out[-1].verdict = event
         elif isinstance(event, Commit) and event.tokens and event.tokens[0].origin != "given":
-            complete = not out or out[-1].verdict is None or len(out[-1].placed) > out[-1].confirmed
+            verdict = out[-1].verdict if out else None
+            due = out[-1].confirmed + (verdict.extra is not None) if verdict else 0
+            complete = verdict is None or len(out[-1].placed) >= due
             if complete:
                 out.append(Step())
             out[-1].placed += event.tokens

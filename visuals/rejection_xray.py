@@ -133,7 +133,7 @@ def _first_choice(step: Step, judged: dict[int, Judged], kept: DraftNode | None)
         return kept.token, judged[kept.id].p if kept.id in judged else None
     extra = step.verdict.extra
     placed = step.placed[step.confirmed] if step.confirmed < len(step.placed) else None
-    return extra, placed.raw if placed is not None and placed.token.id == extra.id else None
+    return extra, placed.raw if extra is not None and placed is not None and placed.token.id == extra.id else None
 
 
 def table(events: Sequence[Event], node: int | None = None) -> list[Row]:

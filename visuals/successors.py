@@ -146,9 +146,8 @@ def narrate(events: Sequence[Event]) -> str:
     known = warming(events)
     if not known.rows:
         return "The table is empty: the model has not read anything yet that could teach it."
-    sentences = [
-        f"The table holds {_rows(known.size)}. In the latest step {len(known.read)} were read and {known.changed} written."
-    ]
+    sentences = [f"The table holds {_rows(known.size)}."]
+    sentences.append(f"In the latest step {len(known.read)} were read and {known.changed} written.")
     if _recycles(known):
         sentences.append(f"{known.rejected} of {_rows(len(known.rows))} came from a rejected guess.")
         if known.accepted:

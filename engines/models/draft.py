@@ -53,7 +53,8 @@ class Draft(CausalModel):
         super().__init__(
             network, target.tokenizer, name="draft", title="the trained draft model", weights=card.target_weights
         )
-        self.card = card
+        self.card, self.spoken = card, spoken
+        """`spoken` (tokens,): the ids that it can guess."""
         self.vocabulary_size = target.vocabulary_size
         self._forward: Any = _Restricted(self._forward, spoken, target.vocabulary_size)
 

@@ -106,6 +106,7 @@ class Chain:
         "overlap",
         "rejection-xray",
         "acceptance",
+        "timeline",
         "budget",
         "cost-curve",
         "confidence",

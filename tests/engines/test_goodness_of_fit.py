@@ -154,7 +154,7 @@ def acceptance_without_ratio(
     ids=["lookup, correction from p", "recycling, correction from p", "recycling, acceptance without ratio"],
 )
 def test_wrong_verification_is_caught(method: str, wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "_walk_point", wrong)
+    monkeypatch.setattr(verification, "_walk_drawn", wrong)
     found = result(method, HOT, 1000)
     assert not found.consistent
     assert found.p_value < LEVEL / 1000

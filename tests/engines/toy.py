@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engines.events import Cache, Event, Forward, Token
+from engines.events import Cache, Curve, Event, Forward, Token
+from engines.method import Need
 from engines.models.causal import CausalModel
 from engines.runner import Run
 
@@ -75,12 +76,17 @@ class ToyModel:
         self.context_length = 1000
         self.eos_ids = frozenset({letters.index(".")})
         self.device = torch.device("cpu")
+        self.has = Need.ROLLBACK | Need.TREE_ATTENTION
 
     def token(self, id: int) -> Token:
         return Token(id, self.letters[id])
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(self.letters[id] for id in ids)
+
+    def cost_curve(self) -> Curve:
+        """Nothing was measured: guessing always pays."""
+        return Curve(name="t(q)", x_name="new tokens", y_name="seconds", x=(), y=())
 
     def start(self, ledger: list[Event], now: object = None) -> ToyState:
         return ToyState(self.table, ledger)

@@ -30,6 +30,10 @@ LOSSLESS = [
     ("token-recycling", {"nodes": 12}),
     ("aded", {"choices": 16, "fallback": False}),
     ("speculative-sampling", {"gamma": 4, "fallback": False}),
+    ("pearl", {}),
+    ("specinfer", {"adapt": False, "fallback": False}),
+    ("rsd-c", {"fallback": False}),
+    ("rsd-s", {"adapt": False, "fallback": False}),
 ]
 
 

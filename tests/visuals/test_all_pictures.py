@@ -32,6 +32,8 @@ IDS = {
     "rejection-xray",
     "overlap",
     "search-tree",
+    "successors",
+    "timeline",
 }
 
 every_picture = pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES.keys())

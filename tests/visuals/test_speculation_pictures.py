@@ -130,6 +130,8 @@ def test_running_mean() -> None:
         ("copied from -31", "copied"),
         ("copied from 7", "copied"),
         ("recycled, rank 2", "recycled, rank 2"),
+        ("a small model, ticket -1.23", "a small model"),
+        ("a small model, ticket 0.00", "a small model"),
         ("", "unnamed"),
         ("table", "table"),
     ],

@@ -28,6 +28,7 @@ from visuals.palette import LIGHT, contrast, dark_of
 from visuals.picture import Picture
 from visuals.versus import VERSUS
 from visuals.versus.lanes import AXES, COLOURS, DASHES, SYMBOLS, Lane, course, lanes, median_round
+from visuals.versus.overhead import OVERHEADS, places
 from visuals.versus.speed import ratios
 from visuals.versus.theory import Drafting, chain, drafting, machine, measured, seconds
 
@@ -152,6 +153,75 @@ def test_speed_shows_median_range_and_every_round() -> None:
 def test_slower_is_said_in_words() -> None:
     said = VERSUS["versus-speed"].narrate(two(plain(each=0.2)))
     assert "0.50 times the speed of A, so slower" in said
+
+
+# Overhead
+
+
+def overhead_drawing(all_lanes: list[Lane]) -> dict[str, Any]:
+    drawing = VERSUS["versus-overhead"].draw(all_lanes)
+    assert drawing is not None
+    return drawing
+
+
+def test_a_pass_that_takes_half_as_long_again_has_an_overhead_of_fifty_per_cent() -> None:
+    base, other = places(two(guessing(2, 0, each=0.15)))
+    assert (base.tokens, base.speed_up, base.overhead) == (1, 1, 0)
+    assert (other.tokens, other.speed_up, other.overhead) == pytest.approx((2, 4 / 3, 0.5))
+
+
+def test_the_point_lies_on_the_line_of_its_overhead() -> None:
+    *_, base, other = (drawing := overhead_drawing(two(guessing(2, 0, each=0.15))))["data"]
+    lines = drawing["data"][: len(OVERHEADS)]
+    slopes = [line["y"][1] / line["x"][1] for line in lines]
+    assert slopes == pytest.approx([1, 1 / 1.25, 1 / 1.5, 1 / 2, 1 / 3], rel=1e-3)
+    assert other["y"][0] / other["x"][0] == pytest.approx(slopes[2], rel=1e-3)
+    assert base["y"][0] / base["x"][0] == pytest.approx(slopes[0], rel=1e-3)
+
+
+def test_overhead_is_counted_from_a_baseline_that_guesses_too() -> None:
+    all_lanes = lanes([("Guesser", [guessing(2, 0)]), ("Greedy", [plain()])])
+    assert [(one.tokens, one.speed_up, one.overhead) for one in places(all_lanes)] == [(2, 1, 0), (1, 0.5, 0)]
+    free = overhead_drawing(all_lanes)["data"][0]
+    assert free["y"][1] / free["x"][1] == pytest.approx(1 / 2, rel=1e-3)
+
+
+def test_every_line_reaches_an_edge_and_carries_its_name() -> None:
+    drawing = overhead_drawing(two(guessing(2, 0), guessing(2, 2, each=0.4)))
+    right, top = (drawing["layout"][name]["range"][1] for name in ("xaxis", "yaxis"))
+    for percent, line in zip(OVERHEADS, drawing["data"], strict=False):
+        (_, x), (_, y) = line["x"], line["y"]
+        assert line["text"] == ["", f"+{percent} %"]
+        assert x == pytest.approx(right, rel=1e-3) or y == pytest.approx(top, rel=1e-3)
+        assert x <= right * 1.001
+        assert y <= top * 1.001
+    assert all(point["x"][0] < right and point["y"][0] < top for point in drawing["data"][len(OVERHEADS) :])
+
+
+def test_only_rounds_that_came_to_their_end_count_for_the_overhead() -> None:
+    half = guessing(0, 0, 0)[:-1]
+    (_, other) = places(lanes([("A", [plain(), plain()]), ("B", [guessing(2, 0), half])]))
+    assert other.tokens == 2
+    assert [one.lane.letter for one in places(lanes([("A", [plain()]), ("B", [half])]))] == ["A"]
+    assert places(lanes([("A", [plain()[:-1]]), ("B", [plain()])])) == []
+
+
+def test_the_price_of_a_pass_is_said_in_words() -> None:
+    narrate = VERSUS["versus-overhead"].narrate
+    said = narrate(two(guessing(2, 0, each=0.15), guessing(0, 0, each=0.2), guessing(2, 0, each=0.1)))
+    assert "A, Greedy: 1.00 tokens per target pass; it is the baseline." in said
+    assert "2.00 tokens per target pass, and a pass takes 50 % longer than one of A: 1.33 times the speed of A." in said
+    assert "a pass takes 100 % longer than one of A: 0.50 times the speed of A, so slower." in said
+    assert "a pass takes as long as one of A: 2.00 times" in said
+    assert "a pass takes 50 % less than one of A" in narrate(two(plain(each=0.05)))
+
+
+def test_every_point_has_letter_symbol_and_name() -> None:
+    points = overhead_drawing(lanes([(f"m{n}", [guessing(2, 1)]) for n in range(4)]))["data"][len(OVERHEADS) :]
+    assert [point["text"] for point in points] == [["A"], ["B"], ["C"], ["D"]]
+    assert [point["name"] for point in points] == ["A  m0", "B  m1", "C  m2", "D  m3"]
+    assert len({point["marker"]["symbol"] for point in points}) == 4
+    assert len({point["textposition"] for point in points}) == 4
 
 
 # Theory

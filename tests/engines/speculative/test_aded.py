@@ -212,7 +212,7 @@ def test_no_walk_is_lost_on_the_way_up() -> None:
 
 
 def events_of(model: CausalModel, prompt: str, length: int = 60, seed: int = 0, **params: object) -> list[Event]:
-    values = {"choices": 32, **params}
+    values = {"choices": 32, "fallback": False, **params}
     return list(run(model, "aded", prompt, params=values, raw=True, seed=seed, max_new_tokens=length))
 
 
@@ -346,7 +346,7 @@ def test_greedy_output_of_the_embedded_model_is_plain_greedys(smollm: CausalMode
     for prompt in ("Repeat this list and change nothing.\n\n- apples\n- pears\n- apples", "Why is the sky blue?"):
         ours, plain = (
             last(list(run(smollm, method, prompt, params=params, max_new_tokens=40))).token_ids
-            for method, params in (("aded", {"choices": 16}), ("greedy", {}))
+            for method, params in (("aded", {"choices": 16, "fallback": False}), ("greedy", {}))
         )
         assert ours == plain
 
