@@ -68,6 +68,11 @@ class Stopwatch:
     def stop(self) -> None:
         self._total, self._since = self.seconds, None
 
+    def now(self) -> float:
+        """`seconds`, for those who ask again and again. Unlike the run it may be held by the run's own state: the
+        state of a run that nobody holds any more is then freed at once, and with it its memory and connections."""
+        return self.seconds
+
     @property
     def seconds(self) -> float:
         return self._total + (time.perf_counter() - self._since if self._since is not None else 0.0)
@@ -98,7 +103,7 @@ class Run:
         self.time_limit = time_limit
         self.clock = Stopwatch()
         self.ledger: list[Event] = []
-        self.state: State = model.start(self.ledger, lambda: self.clock.seconds)
+        self.state: State = model.start(self.ledger, self.clock.now)
         self.reason: Reason | None = None
         self.truncated: bool = getattr(model, "truncated", False)
         """Logits are log-probabilities of the most probable tokens, -inf elsewhere (`engines.models.remote`)."""

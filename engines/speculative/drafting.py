@@ -90,7 +90,7 @@ class Reader:
         """Passes are entered into `ledger`, the run's own when none is given."""
         self.draft = draft
         self._run, self._sampler = run, sampler
-        self._state = draft.start(run.ledger if ledger is None else ledger, lambda: run.clock.seconds)
+        self._state = draft.start(run.ledger if ledger is None else ledger, run.clock.now)
         self._read: list[int] = []
         """The tokens in the draft's cache."""
         self._told = False

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import inspect
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -14,7 +16,7 @@ import torch
 from engines.errors import BadParameter, DecodingError, EmptyPrompt, NeedNotMet, PromptTooLong, UnknownMethod
 from engines.events import Candidates, Commit, Draft, Event, Forward, Match, Note, Placed, Started
 from engines.method import Need, find, method
-from engines.models.causal import CausalModel
+from engines.models.causal import CausalModel, State
 from engines.runner import PROMPT_CHUNK, Run, Stopwatch, check_needs, run
 from engines.tally import Tally
 from tests.engines.laws import check_stream, finished, only, untimed
@@ -267,3 +269,21 @@ def test_every_event_of_a_method_says_which_line_had_been_reached(tiny_llama: Ca
             module, _, line = event.at.partition(":")
             source = inspect.getsource(importlib.import_module(module)).splitlines()
             assert "yield Match(" in source[int(line) - 1]
+
+
+@pytest.mark.parametrize("method_id", ["greedy", "token-recycling", "speculative-sampling", "pearl", "rsd-s", "aded"])
+def test_the_memory_of_a_run_is_freed_when_nobody_holds_it(tiny_llama: CausalModel, method_id: str) -> None:
+    """By reference counts alone: nobody waits for the garbage collector."""
+    gc.disable()
+    try:
+        events = run(tiny_llama, method_id, "abc", max_new_tokens=50)
+        for _ in range(12):
+            next(events)
+        (state,) = [one for one in gc.get_objects() if isinstance(one, State)][-1:]
+        freed = weakref.ref(state)
+        del state
+        events.close()
+        del events
+        assert freed() is None
+    finally:
+        gc.enable()
