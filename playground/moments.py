@@ -15,11 +15,11 @@ from engines.errors import DecodingError
 from engines.events import Commit, Draft, Event, Judged, Note, Verdict
 from playground.answering import Moment
 from playground.ui.shelf import steps
-from visuals.overlap import chosen
+from visuals.overlap import chosen, token_of
 
 PLACES = {"first": 0, "second": 1, "third": 2, "last": -1}
 
-FAIR = (0.15, 0.85)
+FAIR = (0.1, 0.9)
 """Chances of a guess that neither side can be sure of."""
 READABLE = 0.05
 """What can be told apart in a picture by eye."""
@@ -79,23 +79,24 @@ def _refused_some(step: Sequence[Event]) -> bool:
 
 
 def _close_call(step: Sequence[Event]) -> bool:
-    """Only the coin decided, and it was not a matter of the third digit."""
+    """The guess is a word, only the coin decided, and it was not a matter of the third digit."""
     judged = _shown(step)
     if judged is None or judged.accept_probability is None or judged.u is None or judged.q is None:
         return False
     chance = judged.accept_probability
-    return FAIR[0] <= chance <= FAIR[1] and abs(judged.u - chance) >= READABLE and judged.q >= READABLE
+    fair = FAIR[0] <= chance <= FAIR[1] and abs(judged.u - chance) >= READABLE
+    return fair and judged.q >= READABLE and _is_word(step)
 
 
 def _clear_replacement(step: Sequence[Event]) -> bool:
-    """Refused, and the picture shows which token the residual favours."""
+    """A word was refused, and the picture shows which token the residual favours."""
     judged = _shown(step)
     if judged is None or judged.outcome != "rejected" or (judged.q or 0) < READABLE:
         return False
     excess = sorted((one.p - one.q for one in judged.weighed), reverse=True)
     favoured = max(judged.weighed, key=lambda one: one.p - one.q).token.id
     clear = len(excess) > 3 and excess[0] - excess[1] >= READABLE
-    return clear and bool(judged.residual) and judged.residual[0].token.id == favoured
+    return clear and _is_word(step) and bool(judged.residual) and judged.residual[0].token.id == favoured
 
 
 def _paused(step: Sequence[Event]) -> bool:
@@ -106,6 +107,12 @@ def _paused(step: Sequence[Event]) -> bool:
 
 def _verdicts(step: Sequence[Event]) -> list[Verdict]:
     return [event for event in step if isinstance(event, Verdict)]
+
+
+def _is_word(step: Sequence[Event]) -> bool:
+    """Whether the shown guess has a letter: a dot or a line break is hard to speak of."""
+    found = chosen(step, None)
+    return found is not None and any(letter.isalpha() for letter in token_of(*found).text)
 
 
 def _shown(step: Sequence[Event]) -> Judged | None:

@@ -18,7 +18,19 @@ import msgspec
 from engines.errors import DecodingError
 from engines.events import Event, committed
 from playground import glossary
-from playground.lessons import Lesson, LessonError, Step, Try, answered, explained, is_right, load, moment, shown_before
+from playground.lessons import (
+    Lesson,
+    LessonError,
+    Step,
+    Try,
+    answered,
+    asked_about,
+    explained,
+    is_right,
+    load,
+    moment,
+    shown_before,
+)
 from playground.setup import Setup
 from playground.turnstile import Stopped
 from playground.ui.decoding import others, waiting
@@ -192,8 +204,7 @@ def checked(house: House, lessons: Lessons, told: Mapping[str, Any]) -> dict[str
         if step.ask is None or step.show is None:
             raise LessonError("Nothing is asked here.")
         runs = house.shelf.events
-        other = runs(step.ask.against) if step.ask.against else ()
-        asked = moment(runs(step.show.run), step.show.step, other)
+        asked = asked_about(step.show, step.ask, runs)
         truth = answered(step.ask, asked)
     except DecodingError as error:
         return {"problem": str(error)}
@@ -211,7 +222,7 @@ def shown(house: House, lessons: Lessons, told: Mapping[str, Any]) -> list[Any]:
         run, picture = step.show.run, step.show.picture
         events = house.shelf.events(run)
         if step.ask is None or not step.ask.before or told.get("answered"):
-            at = None if step.show.step == "last" else step.show.step
+            at = step.show.step if isinstance(step.show.step, int) else None  # a name is a number by now, but "last"
             return _beside(house, run, events, at, picture)
         return _beside(house, run, shown_before(moment(events, step.show.step), step.ask.before), None, picture)
     except DecodingError as error:

@@ -22,7 +22,7 @@ from engines.speculative.token_recycling import Params, Recycler, likeliest_firs
 from tests.oracles.prompts import PROMPTS
 
 TIE = 1e-3
-LENGTH = 128
+LENGTH = 64
 LOSSLESS = [
     ("prompt-lookup", {"fallback": False}),
     ("copyspec", {"fallback": False}),

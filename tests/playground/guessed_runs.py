@@ -51,8 +51,8 @@ def turn(guesses: int, accepted: int, time: float = 0.0) -> list[Event]:
     ]
 
 
-def coin(u: float, p: float = 0.6, q: float = 0.9) -> list[Event]:
-    """One drawn guess, A, in a language of two tokens: p(A) = p, q(A) = q, and the random number that it met."""
+def coin(u: float, p: float = 0.6, q: float = 0.9, guess: Token = A) -> list[Event]:
+    """One drawn guess in a language of two tokens: its p and q, and the random number that it met."""
     chance = min(1.0, p / q)
     accepted = u < chance
     judged = Judged(
@@ -64,9 +64,9 @@ def coin(u: float, p: float = 0.6, q: float = 0.9) -> list[Event]:
         residual=() if accepted else (Choice(B, 1.0),),
         q=q,
         overlap=min(p, q) + min(1 - p, 1 - q),
-        weighed=(Weighed(A, p, q), Weighed(B, 1 - p, 1 - q)),
+        weighed=(Weighed(guess, p, q), Weighed(B, 1 - p, 1 - q)),
     )
-    nodes = (DraftNode(0, -1, A, None, "committed"), DraftNode(1, 0, A, q, "draft"))
+    nodes = (DraftNode(0, -1, A, None, "committed"), DraftNode(1, 0, guess, q, "draft"))
     return [
         Draft(position=0, nodes=nodes),
         Verdict(
