@@ -27,7 +27,7 @@ from benchmarks.served import served
 
 METHOD = "token-recycling"
 PICTURES = 5
-PROMPT = "List the months of the year, then the days of the week, then the seasons."
+PROMPT = "Tell me a long story about a fox and a hen."
 FIRST_PICTURE = ".page-play .canvas .main-svg"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 TALL = ViewportSize(width=1366, height=4000)
@@ -144,7 +144,12 @@ def _watched(browser: Browser, address: str, tokens: int) -> tuple[Motion, Motio
     page.fill("#set-max_new_tokens", str(tokens))
     page.fill("#prompt textarea", PROMPT)
     page.click("#run")
-    page.wait_for_selector(".page-play .scrubber.live", timeout=60_000)
+    # Well under way: what is drawn before the first tokens is drawn once.
+    page.wait_for_function(
+        "document.querySelector('.page-play .scrubber.live') && "
+        "document.querySelectorAll('.page-play .tok[data-index]').length > 8",
+        timeout=60_000,
+    )
     page.evaluate(CLEAR)
     page.wait_for_selector(".page-play .scrubber:not(.live)", timeout=600_000)
     moving = _motion(page)
