@@ -33,7 +33,7 @@ from playground.visitors import Visitors, cache_bytes
 from visuals.picture import Picture, pictures
 
 KEPT = "Every run is kept on this server, and listed for you alone."
-TREMBLE = 1.0
+TREMBLE = 2.0
 """Seconds within which the same wish of the same page is one click too many."""
 MOST_PAGES = 1000
 """Open pages whose visible pictures are remembered."""
