@@ -114,7 +114,7 @@ def draw(events: Sequence[Event]) -> Drawing | None:
     cut = bool(longest) and prompt > 2 * longest
     note = "; prompt cut off" if cut else ""
     shown = [lane for lane in (*LANES, "other") if seconds[lane] > 0 or counts.get(lane)]
-    second_row = 24 if len(shown) > 3 else 0  # four entries of the legend do not fit into one
+    second_row = 34 if len(shown) > 3 else 0  # four entries of the legend do not fit into one
     return drawing(
         [_time(lane, seconds[lane], total, counts) for lane in shown]
         + [_reads(lane, done) for lane in LANES if counts[lane]],
@@ -125,7 +125,7 @@ def draw(events: Sequence[Event]) -> Drawing | None:
         barmode="stack",
         bargap=0.15 if len(done) <= 60 else 0,
         showlegend=True,
-        legend=legend(1.16),
+        legend=legend(1.3 if second_row else 1.16),
         uniformtext={"minsize": SMALL, "mode": "hide"},
         xaxis=hidden_axis(range=[0, total or 1], fixedrange=True, anchor="y"),
         yaxis=hidden_axis(domain=[0.78, 1], fixedrange=True, anchor="x"),

@@ -11,7 +11,6 @@ position is its depth, so kept columns need no correction.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -137,7 +136,10 @@ class CausalModel:
         return State(self, self._forward.new_cache(), [] if ledger is None else ledger, now)
 
     def cost_curve(self, *, cached: int = 256, repeats: int = 3) -> Curve:
-        """t(q): median seconds of a pass over q new tokens behind `cached` ones, measured once on this machine."""
+        """t(q): seconds of a pass over q new tokens behind `cached` ones, measured once on this machine.
+
+        The least of several passes: whatever else a machine does only adds to them.
+        """
         if not hasattr(self, "_cost_curve"):
             state = self.start()
             state.extend([0] * min(cached, self.context_length - max(QUERY_SIZES)), last=True)
@@ -154,7 +156,7 @@ class CausalModel:
                 x_name="new tokens",
                 y_name="seconds",
                 x=tuple(float(size) for size in QUERY_SIZES),
-                y=tuple(statistics.median(seconds[size][1:]) for size in QUERY_SIZES),
+                y=tuple(min(seconds[size][1:]) for size in QUERY_SIZES),
             )
         return self._cost_curve
 

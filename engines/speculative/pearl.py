@@ -68,7 +68,7 @@ NOTHING = -1
 
 class Params(Drafted, frozen=True, kw_only=True, forbid_unknown_fields=True):
     gamma: Annotated[
-        int, Meta(ge=0, le=10, description="Guesses per block (γ); 0 takes as many as fit beside a pass of the target")
+        int, Meta(ge=0, le=10, description="Guesses per block (γ); 0 picks as many as fit beside a pass of the target")
     ] = 0
     workers: Annotated[
         Literal["auto", "two", "one"],
