@@ -86,6 +86,20 @@ class Limits:
             )
         return msgspec.structs.replace(setup, time_limit=setup.time_limit or float(self.seconds))
 
+    def check_draft(self, setup: Setup) -> None:
+        """Raises `LimitReached` when a run would load a second model for its guesses: nobody would unload it again."""
+        draft = setup.params.get("draft")
+        if draft is None:
+            return
+        from engines.models.loading import loaded
+        from engines.speculative.drafting import DRAFTS
+
+        if draft not in (*DRAFTS, *(model.name for model in loaded())):
+            raise LimitReached(
+                f"The page loads no second model to guess. Choose one of: {', '.join(DRAFTS)}; "
+                "or a model that was loaded on the Models page since the server started."
+            )
+
     def cache_bytes(self, device: str = "cpu") -> float:
         """Bytes that the key-value caches of all runs may hold together."""
         if self.cache_megabytes:

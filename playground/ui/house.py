@@ -99,6 +99,7 @@ class House:
         if model is None:
             raise ModelUnavailable(self.resident.problem or "No model is loaded. Choose one on the Models page.")
         owner, setup = owner_or_nobody(owner), self.limits.fitted(setup)
+        self.limits.check_draft(setup)
         # Where GPUs are lent, every run has one of its own.
         lent = zerogpu.lends()
         events = zerogpu.events(setup, model) if lent else setup.begin(model, owner)

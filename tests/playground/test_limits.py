@@ -335,3 +335,13 @@ def test_every_page_can_be_told_where_it_stands(store: Store, tiny_llama: Causal
         assert str(house.status({"page": "third"})["people"]) == "you are number 1 in line, 2 runs in progress"
     mine.close()
     yours.close()
+
+
+def test_a_run_may_not_load_a_second_model_to_guess(smollm: CausalModel) -> None:
+    limits = Limits()
+    for draft in ("auto", "trained", "early exit", smollm.name):
+        limits.check_draft(Setup(method="speculative-sampling", prompt="x", params={"draft": draft}))
+    limits.check_draft(Setup(method="greedy", prompt="x"))
+    for draft in ("someone/huge", "../x", ""):
+        with pytest.raises(LimitReached, match="no second model"):
+            limits.check_draft(Setup(method="speculative-sampling", prompt="x", params={"draft": draft}))
