@@ -16,7 +16,7 @@ What was tried, on two cores; the last line is shipped:
     layers                      training tokens   steps × rows   overlap in training, held out   step / target's
     2 new ones, 192 wide                172,000       31 × 8          0.16          –                 –
     copies of 0 and 29                  146,000      242 × 8          0.40         0.26             0.08
-    copies of 0 and 29                  901,000     1760 × 8          0.60         0.46             0.09
+    copies of 0 and 29                  901,000     1760 × 8          0.60         0.47             0.10
 
 The gap between the two overlaps says that more text would help further; it is what a GPU should be used for.
 """
@@ -96,6 +96,16 @@ def save(draft: Draft, card: DraftCard, folder: Path) -> None:
             weights |= packed(name, weight.detach().cpu())
     save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / "model.safetensors")
     (folder / "card.json").write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
+
+
+@torch.no_grad()
+def agreement(target: CausalModel, draft: CausalModel, tokens: Tensor, counted: Tensor) -> float:
+    """Mean overlap Σ min(p, q) of two models at the `counted` places (rows, length) of tokens (rows, length)."""
+    found = []
+    for ids, mask in zip(tokens.tolist(), counted, strict=True):
+        p, q = (model.start().extend(ids).softmax(-1) for model in (target, draft))
+        found.append(torch.minimum(p, q).sum(-1)[mask])
+    return float(torch.cat(found).mean())
 
 
 def step_cost(target: CausalModel, draft: CausalModel, repeats: int = 30) -> float:
@@ -191,14 +201,15 @@ def main() -> None:
             tokens=(len(tokens) - split) * tokens.shape[1],
             steps=step,
             seed=arguments.seed,
-            held_out_overlap=round(evaluate(), 4),
+            held_out_overlap=0.0,
             step_cost=0.0,
             target_weights=target.weights,
         )
         save(draft, card, arguments.output)
-        card = msgspec.structs.replace(
-            card, step_cost=round(step_cost(target, load_draft(target, arguments.output)), 3)
-        )
+        # What is shipped is judged: 8-bit weights, float32 arithmetic.
+        shipped = load_draft(target, arguments.output)
+        found, cost = agreement(target, shipped, tokens[-split:], held), step_cost(target, shipped)
+        card = msgspec.structs.replace(card, held_out_overlap=round(found, 3), step_cost=round(cost, 3))
         save(draft, card, arguments.output)
 
 
