@@ -26,7 +26,7 @@ from engines.models.lean import LeanLlama
 from engines.models.spelling import Spelling
 from engines.models.stock import StockNetwork
 
-QUERY_SIZES = (1, 2, 4, 8, 16, 32, 64)
+QUERY_SIZES = (1, 2, 4, 5, 8, 9, 16, 32, 64)
 
 
 class Network(Protocol):

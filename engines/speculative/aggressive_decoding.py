@@ -15,7 +15,8 @@ on from there.
 Exact: the output is plain decoding's, greedy or sampled (the guess depends on the past alone, rule `point`).
 The paper edits with an encoder–decoder, and guesses all that is left of the input. Here the model is decoder-only,
 the input is the part of the request behind its first line break or colon, and a guess has at most `block` tokens,
-as many as the measured t(q) makes worthwhile. Because of that step 4 may go on without looking anything up.
+as many as the measured t(q) makes worthwhile at the rate at which guesses have held up so far. Because of that step 4
+may go on without looking anything up.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from engines.events import Event, Match, Origin
 from engines.method import Need, Paper, method
 from engines.runner import Run
 from engines.sampling import Speculating
-from engines.speculative.budget import affordable
+from engines.speculative.budget import BlockLength, Fixed, block_length
 from engines.speculative.loop import speculate
 from engines.speculative.tree import TokenTree
 from engines.speculative.verify import Verification
@@ -47,6 +48,9 @@ class Params(Speculating, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 COPY_CHANCE = 0.8
 """Estimated probability that a copied token is right if all before it were; ours, it only sizes the block."""
+LONGEST_BLOCK = 31
+SURE = 4
+"""Tokens of agreement with the input beyond which a place in it is no surer."""
 
 
 class Places:
@@ -75,7 +79,7 @@ class Editor:
 
     origin: Origin = "copied"
 
-    def __init__(self, source: Sequence[int], start: int, params: Params, block: int) -> None:
+    def __init__(self, source: Sequence[int], start: int, params: Params, block: BlockLength | Fixed) -> None:
         self._source, self._start, self._block = list(source), start, block
         self._places = Places(source, params.longest_ngram)
         self._place: tuple[int, int] | None = (0, 0)
@@ -87,7 +91,7 @@ class Editor:
         if self._place is None:
             return tree
         place, known = self._place
-        guesses = self._source[place : place + self._block]
+        guesses = self._source[place : place + self._block.length(min(known, SURE))]
         zero = self._start + place - len(run.prompt)  # events count from the first generated token
         if guesses:
             yield Match(
@@ -103,6 +107,8 @@ class Editor:
     def observe(self, tree: TokenTree, logits: Tensor, verification: Verification) -> Iterator[Event]:
         """Stays in step with the input as long as the model's own token is the input's next one."""
         if self._place is not None:
+            if len(tree) > 1:
+                self._block.count(min(self._place[1], SURE), len(tree) - 1, len(verification.path))
             reached = self._place[0] + len(verification.path)
             if len(tree) > 1 and self._source[reached : reached + 1] == [verification.extra]:
                 self._place = (reached + 1, len(verification.path) + 1)
@@ -149,6 +155,6 @@ def text_to_edit(run: Run) -> tuple[list[int], int]:
     pictures=("token-stream", "matches", "draft-tree", "acceptance", "budget", "confidence"),
 )
 def aggressive_decoding(run: Run, params: Params) -> Iterator[Event]:
-    block = params.block or (yield from affordable(run, [COPY_CHANCE**depth for depth in range(1, 33)]))
+    block = yield from block_length(run, params.block, COPY_CHANCE, LONGEST_BLOCK)
     source, start = text_to_edit(run)
     yield from speculate(run, Editor(source, start, params, block), params)

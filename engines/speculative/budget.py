@@ -17,6 +17,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 8, 64
 """Plain passes after guessing has stopped paying: first, and at most."""
 FORGETTING = 0.85
 """What a pass keeps of the weight of those before it in a running mean: about the last seven count."""
+PRIOR_TESTS = 6.0
+"""How many tested guesses an estimate made before the run counts for."""
 MARGIN = 0.97
 """Guessing goes on as long as it is expected to reach this share of plain decoding's speed: means are noisy."""
 
@@ -59,6 +61,65 @@ def best_chain(curve: Curve, draft_seconds: float, alpha: float, longest: int) -
     """The γ from 1 to `longest` that maximises expected tokens over γ · t_draft + t(γ + 1)."""
     lengths = range(1, max(1, longest) + 1)
     return max(lengths, key=lambda g: expected_tokens(alpha, g) / (g * draft_seconds + cost(curve, g + 1)))
+
+
+class BlockLength:
+    """How many tokens to copy at a time: as many as pay at the rate at which copies have held up in this run.
+
+    The rate is kept apart by how good a match was, e.g. how many tokens long. Each starts from an estimate that
+    counts as `PRIOR_TESTS` guesses and fades as passes are counted.
+    """
+
+    def __init__(self, curve: Curve, chance: float, longest: int) -> None:
+        """`chance`: estimated probability that a copied token is right if all before it were."""
+        self._chance = chance
+        self._lengths = np.arange(1, longest + 1)
+        self._seconds = np.array([cost(curve, length + 1) for length in self._lengths])
+        self._seen: dict[int, tuple[float, float]] = {}
+        """Guesses that held, and guesses that were tested, by the quality of the match; older ones count less."""
+
+    def length(self, quality: int) -> int:
+        """The number of tokens, from 1 to `longest`, that should yield most tokens per second."""
+        held, tested = self._seen.get(quality, (0.0, 0.0))
+        alpha = (PRIOR_TESTS * self._chance + held) / (PRIOR_TESTS + tested)
+        expected = (1 - alpha ** (self._lengths + 1)) / (1 - alpha)
+        return int(self._lengths[np.argmax(expected / self._seconds)])
+
+    def count(self, quality: int, guesses: int, accepted: int) -> None:
+        """Takes a pass into account in which `accepted` of `guesses` copied tokens held."""
+        held, tested = self._seen.get(quality, (0.0, 0.0))
+        self._seen[quality] = (
+            FORGETTING * held + accepted,
+            FORGETTING * tested + min(accepted + 1, guesses),
+        )
+
+
+class Fixed:
+    """The same number of tokens every time."""
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+
+    def length(self, quality: int) -> int:
+        return self._length
+
+    def count(self, quality: int, guesses: int, accepted: int) -> None:
+        """Nothing changes."""
+
+
+def block_length(run: Run, fixed: int, chance: float, longest: int) -> Generator[Event, None, BlockLength | Fixed]:
+    """`fixed` tokens at a time, or with 0 what pays; then shows the curve and says so."""
+    if fixed:
+        return Fixed(fixed)
+    curve = run.cost_curve()
+    block = BlockLength(curve, chance, longest)
+    first = block.length(0)
+    yield curve
+    yield Note(
+        text=f"Copies begin with {first} token{'s' * (first > 1)}, what should pay best on this machine. While they "
+        "hold they grow longer, when they do not they grow shorter."
+    )
+    return block
 
 
 class Payback:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from engines.events import Event, Match, Origin
 from engines.runner import Run
+from engines.speculative.budget import BlockLength, Fixed
 from engines.speculative.tree import TokenTree
 from engines.speculative.verify import Verification
 
@@ -51,15 +52,18 @@ class Copier:
 
     origin: Origin = "copied"
 
-    def __init__(self, index: NgramIndex, guesses: int) -> None:
-        self._index, self._guesses = index, guesses
+    def __init__(self, index: NgramIndex, block: BlockLength | Fixed) -> None:
+        self._index, self._block = index, block
+        self._matched = 0
+        """Length of the match that the present guess rests on."""
 
     def propose(self, run: Run) -> Generator[Event, None, TokenTree]:
         text = run.sequence
         tree = TokenTree(run.root)
         if found := self._index.find(text):
             end, n = found
-            copied = text[end : end + self._guesses]
+            self._matched = n
+            copied = text[end : end + self._block.length(n)]
             zero = len(run.prompt)  # events count from the first generated token
             yield Match(
                 source=(end - n - zero, end - zero),
@@ -72,5 +76,7 @@ class Copier:
         return tree
 
     def observe(self, tree: TokenTree, logits: Tensor, verification: Verification) -> Iterator[Event]:
-        """Nothing to learn: the text itself is the memory."""
+        """The text itself is the memory; only how long copies should be is learnt."""
+        if len(tree) > 1:
+            self._block.count(self._matched, len(tree) - 1, len(verification.path))
         yield from ()

@@ -13,7 +13,7 @@ Prompt lookup copies even after a match of one token; CopySpec waits for γ, so 
 Exact: the output is plain decoding's, greedy or sampled (the guess depends on the past alone, rule `point`).
 Differs from the reference code, which when sampling accepts a copied token only if its probability is exactly 1,
 and which looks up a shorter key near the token limit, where it can never be found. The paper's block is 10 tokens;
-0 picks what the measured t(q) makes worthwhile.
+0 picks, pass by pass, what the measured t(q) makes worthwhile at the rate at which copies have held up so far.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from engines.events import Event
 from engines.method import Need, Paper, method
 from engines.runner import Run
 from engines.sampling import Speculating
-from engines.speculative.budget import affordable
+from engines.speculative.budget import block_length
 from engines.speculative.copying import Copier, NgramIndex, Which
 from engines.speculative.loop import speculate
 
@@ -42,6 +42,7 @@ class Params(Speculating, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 COPY_CHANCE = 0.8
 """Estimated probability that a copied token is right if all before it were; ours, it only sizes the block."""
+LONGEST_BLOCK = 31
 
 
 @method(
@@ -60,6 +61,6 @@ COPY_CHANCE = 0.8
     pictures=("token-stream", "matches", "draft-tree", "acceptance", "budget", "confidence"),
 )
 def copyspec(run: Run, params: Params) -> Iterator[Event]:
-    block = params.block or (yield from affordable(run, [COPY_CHANCE**depth for depth in range(1, 17)]))
+    block = yield from block_length(run, params.block, COPY_CHANCE, LONGEST_BLOCK)
     index = NgramIndex(params.gamma, params.gamma, params.which)
     yield from speculate(run, Copier(index, block), params)

@@ -12,7 +12,7 @@ good guess for what follows here.
 Exact: the output is plain decoding's, greedy or sampled (the guess depends on the past alone, rule `point`).
 transformers takes the first occurrence from the left, as `which = first` does, and 10 tokens of it; the default
 `latest` takes the most recent one, whose context is more often the present one, and as many tokens as the measured
-t(q) makes worthwhile.
+t(q) makes worthwhile at the rate at which copies after a match of so many tokens have held up so far.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from engines.events import Event
 from engines.method import Need, Paper, method
 from engines.runner import Run
 from engines.sampling import Speculating
-from engines.speculative.budget import affordable
+from engines.speculative.budget import block_length
 from engines.speculative.copying import Copier, NgramIndex, Which
 from engines.speculative.loop import speculate
 
@@ -41,6 +41,7 @@ class Params(Speculating, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 COPY_CHANCE = 0.6
 """Estimated probability that a copied token is right if all before it were; ours, it only sizes the guess."""
+LONGEST_BLOCK = 31
 
 
 @method(
@@ -59,6 +60,6 @@ COPY_CHANCE = 0.6
     pictures=("token-stream", "matches", "draft-tree", "rejection-xray", "acceptance", "budget", "confidence"),
 )
 def prompt_lookup(run: Run, params: Params) -> Iterator[Event]:
-    guesses = params.guesses or (yield from affordable(run, [COPY_CHANCE**depth for depth in range(1, 17)]))
+    block = yield from block_length(run, params.guesses, COPY_CHANCE, LONGEST_BLOCK)
     index = NgramIndex(1, params.max_ngram, params.which)
-    yield from speculate(run, Copier(index, guesses), params)
+    yield from speculate(run, Copier(index, block), params)

@@ -23,7 +23,7 @@ from transformers import (
 from engines.errors import NeedNotMet
 from engines.events import Cache, Event, Forward
 from engines.method import Need
-from engines.models.causal import CausalModel, State, ancestors
+from engines.models.causal import QUERY_SIZES, CausalModel, State, ancestors
 from engines.runner import run
 from tests.conftest import byte_tokenizer
 from tests.engines.laws import check_stream
@@ -323,6 +323,6 @@ def test_a_llama_that_differs_in_architecture_takes_the_general_path(tiny_llama:
 
 def test_the_cost_curve_is_measured_once(tiny_llama: CausalModel) -> None:
     curve = tiny_llama.cost_curve(cached=16, repeats=1)
-    assert curve.x == (1, 2, 4, 8, 16, 32, 64)
+    assert curve.x == QUERY_SIZES
     assert all(seconds > 0 for seconds in curve.y)
     assert tiny_llama.cost_curve() is curve

@@ -10,6 +10,7 @@ from engines.events import Event, Finished, Forward, Match, committed
 from engines.models.causal import CausalModel
 from engines.runner import Run, run
 from engines.speculative.aggressive_decoding import Editor, Params, Places, text_to_edit
+from engines.speculative.budget import Fixed
 from engines.speculative.loop import speculate
 from tests.engines.toy import ToyModel, toy_run
 
@@ -28,7 +29,7 @@ def edit(source: str, answer: str, block: int = 128) -> tuple[str, int]:
     """What the editor writes, and in how many passes."""
     model = follows(answer)
     job = toy_run(model, f"{source}r")
-    editor = Editor([LETTERS.index(letter) for letter in source], 0, Params(), block)
+    editor = Editor([LETTERS.index(letter) for letter in source], 0, Params(), Fixed(block))
     events: list[Event] = []
     for event in speculate(job, editor, Params()):
         events += [*job.settle(), event]
