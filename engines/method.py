@@ -38,6 +38,9 @@ ENTRY_POINT_GROUP = "decoding_playground.methods"
 
 Value = bool | int | float | str | None
 
+AUTOMATIC = {"automatic": True}
+"""Marks a number of which 0 stands for one that the method picks: `Meta(extra=AUTOMATIC)`."""
+
 
 class Need(enum.Flag):
     """What a method asks of a model, and what a model says it has."""
@@ -90,7 +93,9 @@ class Setting:
     choices: tuple[str, ...] = ()
     optional: bool = False
     automatic: bool = False
-    """0 stands for a number that the method picks, as the help says."""
+    """0 stands for a number that the method picks, as the help says; the field's `Meta(extra=AUTOMATIC)`."""
+    editor: str = ""
+    """What kind of text it is, if a plain line is not enough; the field's `Meta(extra={"editor": …})`."""
 
 
 class NoParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -225,6 +230,7 @@ def _setting(field: msgspec.inspect.Field) -> Setting:
         kind = next(part for part in kind.types if not isinstance(part, msgspec.inspect.NoneType))
         if isinstance(kind, msgspec.inspect.Metadata):
             kind, meta = kind.type, meta or kind
+    extra = (meta.extra or {}) if meta else {}
     help = ((meta.extra_json_schema or {}).get("description", "") if meta else "") or field.name.replace("_", " ")
     kinds: dict[type, type[bool] | type[int] | type[float] | type[str]] = {
         msgspec.inspect.BoolType: bool,
@@ -242,7 +248,8 @@ def _setting(field: msgspec.inspect.Field) -> Setting:
         high=getattr(kind, "le", None),
         choices=tuple(str(value) for value in kind.values) if isinstance(kind, msgspec.inspect.LiteralType) else (),
         optional=optional,
-        automatic=field.default == 0 and "0 picks" in help,
+        automatic=bool(extra.get("automatic")),
+        editor=str(extra.get("editor", "")),
     )
 
 

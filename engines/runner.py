@@ -43,9 +43,13 @@ from engines.events import (
     Stage,
     Started,
 )
+from engines.grammars.constraint import DeadEnd
+from engines.grammars.gate import Gate
+from engines.grammars.guidance import Whitespace
+from engines.grammars.kinds import constraint_for
 from engines.method import NEED_WORDS, Method, Need, find
 from engines.models.causal import CausalModel, State
-from engines.sampling import top_choices
+from engines.sampling import Sampler, top_choices
 from engines.tally import Tally
 
 PROMPT_CHUNK = 256
@@ -110,6 +114,8 @@ class Run:
         self.given = 0
         self.prompt_hidden: list[Tensor] | None = None
         """Hidden states (tokens, width) of what `read_prompt` read, piece by piece, for methods that need them."""
+        self.gate: Gate | None = None
+        """What the text is held to, once the method has made its sampler."""
         self.work: Iterator[Event] | None = None
         """The method's generator, once it has begun."""
         self._step = 0
@@ -165,16 +171,39 @@ class Run:
         self, logits: Tensor, *, stages: Sequence[Stage] = (), position: int | None = None, sequence: int = 0
     ) -> Candidates:
         """The event that shows what the model wanted, from raw logits (vocabulary,)."""
+        place = self.position if position is None else position
+        if self.gate and (mask := self.gate.event(place, logits)):
+            self.ledger.append(mask)
         log_p = logits if self.truncated else logits.log_softmax(-1)
         p = log_p.exp()
         top = top_choices(p, SHOWN_CANDIDATES, self.model.token)
         return Candidates(
-            position=self.position if position is None else position,
+            position=place,
             raw=tuple(choice for choice in top if choice.p > 0) if self.truncated else top,
             entropy=-float((p * log_p).nan_to_num(0.0).sum()),
             stages=tuple(stages),
             sequence=sequence,
         )
+
+    def shown(self, logits: Tensor, position: int) -> tuple[Event, ...]:
+        """For methods that keep several texts: what to show of the choice just made for one of them, should its text
+        be committed. `candidates`, and before it what a constraint blocked."""
+        mask = self.gate.event(position, logits) if self.gate else None
+        return (*([mask] if mask else []), self.candidates(logits, position=position))
+
+    def sampler(self, settings: Any, *, forcing: bool = False, whitespace: Whitespace = "one space") -> Sampler:
+        """A sampler of this run by a method's settings, which holds the text to their constraint if they have one.
+
+        Raises `BadGrammar` when the constraint cannot be used. Compiling is not decode time.
+        """
+        gate = None
+        kind = getattr(settings, "constraint", "none")
+        if kind != "none":
+            with self.aside():
+                gate = Gate(constraint_for(kind, settings.grammar, self.model, forcing=forcing, whitespace=whitespace))
+            gate.follow(self.output)
+            self.gate = gate
+        return Sampler(settings, self.model.token, gate)
 
     def placed(
         self, token: int, origin: Origin = "sampled", *, logits: Tensor | None = None, final: float | None = None
@@ -336,6 +365,12 @@ def _decode(job: Run, spec: Method, settings: Any, started: Started, prefix: lis
             yield event
     except EndOfText:
         job.reason = "end of text"
+    except DeadEnd:
+        job.reason = "dead end"
+        yield Note(
+            text="Nothing may follow here: no token of this model fits the constraint, not even the end of the text. "
+            "The text so far is kept. Loosen the constraint, or try another seed."
+        )
     finally:
         if isinstance(job.work, Generator):
             job.work.close()

@@ -19,7 +19,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import torch
@@ -29,10 +29,30 @@ from torch import Tensor
 from engines.errors import DecodingError
 from engines.events import Choice, Stage, Token
 
+if TYPE_CHECKING:
+    from engines.grammars.gate import Gate
+
 NEVER = float("-inf")
 
 
-class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+ConstraintKind = Literal["none", "json schema", "regex", "grammar", "choices"]
+
+
+class Constrainable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings of methods that can hold the text to a language."""
+
+    constraint: Annotated[ConstraintKind, Meta(description="What the text must keep to")] = "none"
+    grammar: Annotated[
+        str,
+        Meta(
+            max_length=262144,
+            description="The JSON Schema, regular expression or Lark grammar; or one choice per line",
+            extra={"editor": "grammar"},
+        ),
+    ] = ""
+
+
+class Sampling(Constrainable, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The settings of `Sampler`. A method that samples inherits them, or repeats those it offers."""
 
     temperature: Annotated[
@@ -66,7 +86,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 0.0
 
 
-class Choosing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Choosing(Constrainable, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a checked token is chosen. Methods that promise plain decoding's text inherit these settings."""
 
     temperature: Annotated[float, Meta(ge=0, le=5, description="0 takes the most probable token")] = 0.0
@@ -200,14 +220,15 @@ class Sampler:
     Args:
         settings: a `Sampling`, or any struct with some of its fields; missing ones are off.
         spell: id → Token, for the events.
+        gate: holds the text to a constraint.
     """
 
-    def __init__(self, settings: Any, spell: Callable[[int], Token]) -> None:
+    def __init__(self, settings: Any, spell: Callable[[int], Token], gate: Gate | None = None) -> None:
         defaults = Sampling()
         self.settings = Sampling(
             **{name: getattr(settings, name, getattr(defaults, name)) for name in Sampling.__struct_fields__}
         )
-        self.spell = spell
+        self.spell, self.gate = spell, gate
         self._mu = 2 * self.settings.mirostat_tau
 
     @property
@@ -218,12 +239,23 @@ class Sampler:
     @property
     def plain(self) -> bool:
         """Nothing is applied at all: the distribution is the model's own."""
-        return self.settings == Sampling(temperature=self.settings.temperature) and self.settings.temperature in (0, 1)
+        untouched = Sampling(
+            temperature=self.settings.temperature,
+            constraint=self.settings.constraint,
+            grammar=self.settings.grammar,
+        )
+        return self.gate is None and self.settings == untouched and self.settings.temperature in (0, 1)
+
+    def twin(self) -> Sampler:
+        """A sampler with the same settings for a draft, which may look ahead on its own."""
+        return Sampler(self.settings, self.spell, self.gate and self.gate.twin())
 
     def _steps(self, prompt: Sequence[int], output: Sequence[int]) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
         s = self.settings
         counted = bool(s.frequency_penalty or s.presence_penalty)
+        gate = self.gate
         steps: list[tuple[bool, str, Callable[[Tensor], Tensor]]] = [
+            (gate is not None, "constraint", lambda x: gate.filtered(x, output) if gate else x),
             (
                 s.repetition_penalty != 1,
                 "repetition penalty",

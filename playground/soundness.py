@@ -15,15 +15,22 @@ from engines.events import (
     Candidates,
     Choice,
     Commit,
+    Compiled,
     Curve,
     Draft,
     Event,
     Finished,
     Forward,
+    Growth,
+    Mask,
     Match,
+    Matrix,
+    Particles,
     Score,
     Started,
     Store,
+    Suggestions,
+    Trials,
     Verdict,
 )
 from engines.tally import Tally
@@ -96,6 +103,34 @@ class Soundness:
                     _must(
                         all(0 <= one.p < FARTHEST for one in (*row.before, *row.after)), "has a weight that cannot be"
                     )
+            case Mask(wanted=wanted, permitted=permitted, blocked_mass=blocked, cells=cells, state=state):
+                _rates((*wanted, *permitted))
+                _must(-0.001 <= blocked <= 1.001, "has a share that cannot be")
+                _must(0 <= event.allowed <= event.vocabulary < 2**31, "allows more tokens than there are")
+                _must(len(cells) <= MOST_NODES and cells.isdecimal() == bool(cells), "has a map that cannot be")
+                _must(len(state) <= MOST_ROWS and all(len(text) < FARTHEST for text in state.values()), "says too much")
+            case Compiled(seconds=seconds, sizes=sizes):
+                _must(0 <= seconds < LONGEST and len(sizes) <= MOST_ROWS, "has a number that cannot be")
+            case Trials(tried=tried, tests=tests, weight=weight, refused_mass=refused):
+                _must(len(tried) <= MOST_ROWS and 0 <= tests < 2**31, "tests too much")
+                _must(all(0 <= one.p <= 1.001 for one in tried), "has a share that cannot be")
+                _must(0 <= weight < FARTHEST and -0.001 <= refused <= 1.001, "has a weight that cannot be")
+            case Particles(particles=particles, effective=effective):
+                _must(len(particles) <= MOST_NODES and 0 <= effective < FARTHEST, "holds too many texts")
+                _must(all(0 <= one.parent < FARTHEST for one in particles), "continues a text that is not there")
+            case Growth(places=places, size=size):
+                _must(len(places) <= MOST_NODES and 0 <= size < 2**31, "holds too many places")
+                _must(all(-1 <= one.parent < one.id < 2**31 for one in places), "has a place that hangs on nothing")
+                _must(all(one.p is None or 0 <= one.p <= 1.001 for one in places), "has a share that cannot be")
+            case Suggestions(suggestions=suggestions, count=count):
+                _must(len(suggestions) <= MOST_ROWS and 0 <= count < 2**31, "suggests too much")
+            case Matrix(rows=rows, columns=columns, values=values, marks=marks):
+                _must(len(rows) * len(columns) <= FARTHEST, "is too large a table")
+                _must(len(values) == len(rows) and {len(row) for row in values} <= {len(columns)}, "has unequal rows")
+                _must(
+                    all(0 <= one.row < len(rows) and 0 <= one.column < len(columns) for one in marks),
+                    "marks a cell that is not there",
+                )
             case Forward(batch=batch, query=query, cached=cached, seconds=seconds, began=began):
                 _must(0 <= began < LONGEST, "has a time that cannot be")
                 _must(0 < batch < FARTHEST and 0 < query < FARTHEST, "has a number that cannot be")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engines.method import find
+from engines.models.loading import loaded
 from playground.limits import LimitReached, Limits
 from playground.setup import Setup
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 MINUTE = 60.0
 MOST_REMEMBERED = 10_000
 """People whose last requests are remembered."""
-WIDTHS = ("num_beams", "n", "num_beam_groups", "beams_per_group", "particles")
+WIDTHS = ("num_beams", "n", "num_beam_groups", "beams_per_group", "n_particles")
 """Parameters that say how many texts a method decodes side by side; their product is the width of its cache."""
 SPARE_TOKENS = 128
 """A chat template and the guesses of one pass."""
@@ -111,16 +112,13 @@ class Visit:
 
 
 def cache_bytes(model: CausalModel, setup: Setup) -> float:
-    """Bytes that the key-value cache of a run may grow to: its tokens, times the texts side by side.
+    """Bytes that the key-value caches of a run may grow to: its tokens, times the texts side by side, and those of
+    the model that guesses, if there is one.
 
     The request must have been checked before.
     """
     if model.truncated:  # its cache is on a server of its own
         return 0.0
-    config = model.network.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    per_token = 2 * config.num_hidden_layers * heads * head * model.network.dtype.itemsize
     # No tokenizer spells a byte with more than one token.
     prompt = len(setup.prompt.encode(errors="replace")) + len(setup.prefix)
     if prompt > model.context_length // 4:
@@ -128,4 +126,23 @@ def cache_bytes(model: CausalModel, setup: Setup) -> float:
     tokens = min(prompt + setup.max_new_tokens + SPARE_TOKENS, model.context_length)
     params = msgspec.to_builtins(find(setup.method).validate(setup.params))
     widths = [value for name in WIDTHS if isinstance(value := params.get(name), int) and value > 0]
-    return float(per_token * tokens * math.prod(widths))
+    guessing = draft_bytes(model, params["draft"], params["exit_layer"]) if "draft" in params else 0.0
+    return tokens * (bytes_per_token(model) * math.prod(widths) + guessing)
+
+
+def bytes_per_token(model: CausalModel) -> float:
+    """Keys and values of all layers for one token."""
+    config = model.network.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return float(2 * config.num_hidden_layers * heads * head * model.network.dtype.itemsize)
+
+
+def draft_bytes(model: CausalModel, draft: str, exit_layer: int) -> float:
+    """The same of the model that guesses: a loaded one's own, else that of so many of the model's layers. The shipped
+    draft has two, fewer than an early exit."""
+    named = next((other for other in loaded() if other.name == draft), None)
+    if named is not None:
+        return bytes_per_token(named)
+    layers = model.network.config.get_text_config().num_hidden_layers
+    return bytes_per_token(model) * min(exit_layer, layers) / layers

@@ -165,7 +165,16 @@ def draw(events: Sequence[Event]) -> Drawing | None:
         xaxis=axis("step", anchor="y", tickformat="d", showgrid=False, range=[0.4, max(len(done), 8) + 0.6]),
         yaxis=axis("", domain=[0.55, 1], rangemode="tozero", tickformat="d")
         | ({"nticks": 6} if max(step.gained for step in done) > 6 else {"dtick": 1}),
-        xaxis2=axis("tokens ahead", domain=[0, 0.44], anchor="y2", dtick=1, showgrid=False, fixedrange=True),
+        xaxis2=axis(
+            "tokens ahead",
+            domain=[0, 0.44],
+            anchor="y2",
+            dtick=1 if len(by_depth) <= 6 else 2,
+            tick0=1,
+            tickangle=0,
+            showgrid=False,
+            fixedrange=True,
+        ),
         yaxis2=axis(
             "", domain=[0, 0.3], anchor="x2", range=[0, 1.18], tickvals=[0, 0.5, 1], tickformat=".0%", fixedrange=True
         ),
@@ -184,7 +193,7 @@ def draw(events: Sequence[Event]) -> Drawing | None:
 
 def _trace(done: Sequence[Step]) -> list[dict[str, Any]]:
     x = list(range(1, len(done) + 1))
-    width = 0.75 if len(done) <= 60 else 1.0
+    width = 0.75 if len(done) <= 100 else 1.0
     accepted, extra = [step.accepted for step in done], [step.extra for step in done]
     means = running_mean([a + b for a, b in zip(accepted, extra, strict=True)])
     return [
@@ -279,7 +288,8 @@ def _source_bars(by_source: Rates) -> list[dict[str, Any]]:
             "yaxis": "y3",
             "x": shares,
             "y": rows,
-            "marker": {"color": ROLES["accepted"].bg, "line": {"color": ROLES["accepted"].edge, "width": 1}},
+            # No outline, because the names begin inside the bars and go on beyond them.
+            "marker": {"color": ROLES["accepted"].bg},
             "customdata": [f"{safe(name)[:60]}: {count}" for name, count in zip(by_source, counts, strict=True)],
             "hovertemplate": "%{customdata}, %{x:.0%}<extra></extra>",
             "showlegend": False,

@@ -21,6 +21,8 @@ from visuals.spelling import quoted, safe, visible
 BOX, PITCH = 108, 124
 HIGH, SLOT = 22, 30
 TALLEST = 860
+LETTER = 6.4
+"""Pixels that a letter of the caption takes."""
 EXTRA = -1
 """Node id of the token that the target's own pass yields."""
 
@@ -71,8 +73,9 @@ def narrate(events: Sequence[Event]) -> str:
         return "Nothing has been guessed yet."
     guesses = len(step.draft.nodes) - 1
     deepest = max(depths(step.draft).values(), default=0)
+    ahead = "1 token" if deepest == 1 else f"up to {deepest} tokens"
     sentences = [
-        f"The latest draft holds {guesses} {'guess' if guesses == 1 else 'guesses'}, up to {deepest} tokens ahead of"
+        f"The latest draft holds {guesses} {'guess' if guesses == 1 else 'guesses'}, {ahead} ahead of"
         f" position {step.draft.position}."
     ]
     verdict = step.verdict
@@ -150,19 +153,24 @@ def draw(events: Sequence[Event]) -> Drawing | None:
     # In steps, so that the page does not jump with every draft.
     height = min(max(-(-natural_high // 90) * 90, 180), TALLEST)
     natural_wide = columns * PITCH
-    top = 0.0
-    if natural_high > height:
-        top = min(max(places[end][1] - height / 2, 0), natural_high - height)
+    top, cut = 0.0, natural_high > height
+    if cut:
+        first, last = sorted((places[root.id][1], places[end][1]))
+        middle = (first + last) / 2 if last - first < height - SLOT else places[end][1]
+        top = min(max(middle - height / 2, 0), natural_high - height)
+    said = _caption(step) + (" · drag for more" if cut else "")
     return drawing(
-        boxes.traces(),
+        # An empty text makes Plotly lose another one when the traces are exchanged.
+        [trace for trace in boxes.traces() if trace["mode"] != "text" or any(trace["text"])],
         height=height + 34,
-        min_width=round(0.94 * natural_wide),
+        min_width=round(max(0.94 * natural_wide, LETTER * len(said))),
         margin={"t": 30, "b": 4},
         dragmode="pan",
         hoverdistance=50,
-        xaxis=hidden_axis(range=[-6, max(natural_wide, 620) - (PITCH - BOX) + 8]),
-        yaxis=hidden_axis(range=[top + height, top]),
-        annotations=[label(_caption(step), 0, 1, yshift=6)],
+        # A pixel is a pixel in both directions, however wide the panel is: words and numbers keep their room.
+        xaxis=hidden_axis(range=[-6, natural_wide], scaleanchor="y", constrain="domain", constraintoward="left"),
+        yaxis=hidden_axis(range=[top + height, top], constrain="domain", constraintoward="top"),
+        annotations=[label(said, 0, 1, yshift=6)],
     )
 
 
@@ -190,12 +198,13 @@ def layout(tree: nx.DiGraph, root: int, first: int) -> tuple[dict[int, tuple[flo
 
 
 def _caption(step: Step) -> str:
-    guesses = len(step.draft.nodes) - 1 if step.draft else 0
+    count = len(step.draft.nodes) - 1 if step.draft else 0
+    guesses = "1 guess" if count == 1 else f"{count} guesses"
     where = f"position {step.draft.position}" if step.draft else ""
     if step.verdict is None:
-        return f"{where} · {guesses} guesses, not judged yet"
+        return f"{where} · {guesses}, not judged yet"
     rule = f" · {safe(step.verdict.rule)}" if step.verdict.rule else ""
-    return f"{where} · {len(step.verdict.path)} of {guesses} guesses accepted{rule}"
+    return f"{where} · {len(step.verdict.path)} of {guesses} accepted{rule}"
 
 
 def _extra_probability(step: Step) -> float | None:

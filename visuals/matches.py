@@ -22,7 +22,9 @@ MOST_ARCS = 120
 CONTEXT, OFFERED = 3, 5
 """Tokens of the latest match that are spelled out: matched ones, and offered ones."""
 BOX, PITCH, ROW = 88, 93, 34
-NAMES = 58
+MARGIN = 4
+"""Tokens that are shown before the earliest place that was copied from."""
+NAMES = 64
 """Room for the names of the two rows."""
 
 
@@ -76,9 +78,8 @@ def narrate(events: Sequence[Event]) -> str:
     offered = sum(use.match.copied[1] - use.match.copied[0] for use in found)
     accepted = sum(use.accepted or 0 for use in found)
     times = "once" if len(found) == 1 else f"{len(found)} times"
-    sentences = [
-        f"The end of the text was found earlier {times}; {offered} tokens were offered as guesses, {accepted} accepted."
-    ]
+    tokens = "1 token was" if offered == 1 else f"{offered} tokens were"
+    sentences = [f"The end of the text was found earlier {times}; {tokens} offered as guesses, {accepted} accepted."]
     match = found[-1].match
     known = words(events)
     if copied := _span(known, match.copied)[:8]:
@@ -102,7 +103,8 @@ def draw(events: Sequence[Event]) -> Drawing | None:
     if not found:
         return None
     known = words(events)
-    first = min([0, *known, *(use.match.source[0] for use in found)])
+    # From the earliest place that was copied from: before it, there is text without an arc.
+    first = min(0, *(min(use.match.source[0], use.match.copied[0]) - MARGIN for use in found))
     last = max([1, *known, *(use.match.target[1] for use in found)])
     boxes, columns = _spelled(found[-1], known)
     for trace in boxes:
@@ -115,7 +117,7 @@ def draw(events: Sequence[Event]) -> Drawing | None:
     return drawing(
         [*_arcs(found), *_ends(found), *boxes],
         height=height,
-        min_width=620,
+        min_width=640,
         margin={"t": 34, "l": 12, "r": 12, "b": 6},
         dragmode="zoom",
         xaxis=axis("", range=[first - 1, last + 1], showgrid=False, anchor="y", tickformat="d"),
@@ -223,7 +225,8 @@ def _caption(use: Use) -> str:
     match = use.match
     offered = match.copied[1] - match.copied[0]
     outcome = "not tested" if use.accepted is None else f"{use.accepted} of {offered} accepted"
-    return f"from {match.source[0]} to {match.target[0]} · {offered} tokens offered, {outcome}"
+    tokens = "1 token" if offered == 1 else f"{offered} tokens"
+    return f"from {match.source[0]} to {match.target[0]} · {tokens} offered, {outcome}".replace("-", "−")
 
 
 def _spelled(use: Use, known: dict[int, Token]) -> tuple[list[dict[str, Any]], int]:
@@ -241,14 +244,16 @@ def _spelled(use: Use, known: dict[int, Token]) -> tuple[list[dict[str, Any]], i
         if token is None:
             continue
         boxes.add(
-            "target" if inside else "copied", x, ROW / 2, visible(token, 7), "", f"position {earlier}: {visible(token)}"
+            "target" if inside else "copied", x, ROW / 2, visible(token, 6), "", f"position {earlier}: {visible(token)}"
         )
         if inside:
-            boxes.add("target", x, ROW * 1.5, visible(token, 7), "", f"position {now}: {visible(token)}")
+            boxes.add("target", x, ROW * 1.5, visible(token, 6), "", f"position {now}: {visible(token)}")
         else:
             index = column - shared
             role = "undecided"
             if use.accepted is not None:
                 role = "accepted" if index < use.accepted else "rejected" if index == use.accepted else "untested"
-            boxes.add(role, x, ROW * 1.5, visible(token, 7), ROLES[role].mark, f"guess {index + 1}: {role}")
-    return boxes.traces(), shared + offered
+            boxes.add(role, x, ROW * 1.5, visible(token, 6), ROLES[role].mark, f"guess {index + 1}: {role}")
+    # An empty text makes Plotly lose another one when the traces are exchanged.
+    traces = [trace for trace in boxes.traces() if trace["mode"] != "text" or any(trace["text"])]
+    return traces, shared + offered

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from engines.events import Event, Judged, Verdict
+from engines.events import Event, Judged, Token, Verdict, Weighed
 from visuals.canvas import SMALL, axis, drawing, legend, text_font
 from visuals.palette import LIGHT, ROLES
 from visuals.picture import Drawing, Row, picture
@@ -45,10 +45,18 @@ def chosen(events: Sequence[Event], node: int | None) -> tuple[Step, Judged] | N
     return None if judged is None else (step, judged)
 
 
-def token_of(step: Step, judged: Judged) -> Any:
+def token_of(step: Step, judged: Judged) -> Token:
     """The guessed token."""
     assert step.draft is not None
     return next(node.token for node in step.draft.nodes if node.id == judged.id)
+
+
+def weighed(judged: Judged, guess: Token) -> list[Weighed]:
+    """The most probable tokens under either distribution, and the guess, which need not be among them."""
+    known = list(judged.weighed)
+    if all(one.token.id != guess.id for one in known) and judged.q is not None:
+        known.append(Weighed(guess, _p(judged, guess.id), judged.q))
+    return known
 
 
 def table(events: Sequence[Event], node: int | None = None) -> list[Row]:
@@ -70,7 +78,7 @@ def table(events: Sequence[Event], node: int | None = None) -> list[Row]:
             "refused": max(one.q - one.p, 0.0),
             "residual": max(one.p - one.q, 0.0),
         }
-        for one in judged.weighed
+        for one in weighed(judged, guess)
     ]
 
 
@@ -83,15 +91,18 @@ def narrate(events: Sequence[Event], node: int | None = None) -> str:
     guess, overlap = token_of(step, judged), judged.overlap or 0.0
     said = [
         f"Draft and model agree on {overlap:.0%} of the probability here, so a guess has that chance.",
-        f"This one was {quoted(guess)}, with q = {judged.q or 0:.3f} and p = {_p(judged, guess.id):.3f}; "
+        f"This one was {quoted(guess)}, with q {_is(judged.q or 0)} and p {_is(_p(judged, guess.id))}; "
         f"it was {judged.outcome}.",
     ]
     missed = max(judged.weighed, key=lambda one: one.p - one.q)
     if missed.p - missed.q > 0.005:
-        said.append(
-            f"What the draft underrates most is {quoted(missed.token)}: p = {missed.p:.3f}, q = {missed.q:.3f}."
-        )
+        said.append(f"What the draft underrates most is {quoted(missed.token)}: p {_is(missed.p)}, q {_is(missed.q)}.")
     return " ".join(said)
+
+
+def _is(p: float) -> str:
+    """`= 0.123`; a probability that would be written as zero, but is none, is `< 0.001`."""
+    return "< 0.001" if 0 < p < 0.0005 else f"= {p:.3f}"
 
 
 def _p(judged: Judged, id: int) -> float:
@@ -104,7 +115,7 @@ def _p(judged: Judged, id: int) -> float:
     "overlap",
     title="Draft against model",
     explains="What the draft (q) and the model (p) each want at one place. Where both reach, a guess is accepted.",
-    empty="A small model guesses by chance, the large one has its own mind: how much they agree is shown here.",
+    empty="Shown where guesses are drawn by chance: two models then agree more or less. Set the temperature above 0.",
     relevant=relevant,
     table=table,
     narrate=narrate,
@@ -118,13 +129,14 @@ def draw(events: Sequence[Event], node: int | None = None) -> Drawing | None:
         return None
     step, judged = found
     guess = token_of(step, judged)
-    shown = sorted(judged.weighed, key=lambda one: -max(one.p, one.q))
+    shown = sorted(weighed(judged, guess), key=lambda one: -max(one.p, one.q))
     y = list(range(len(shown)))
     names = [("▸ " if one.token.id == guess.id else "") + visible(one.token, 12) for one in shown]
-    hover = [f"{visible(one.token)}: p = {one.p:.3f}, q = {one.q:.3f}" for one in shown]
+    # In Plotly's texts "<" begins a tag.
+    hover = [f"{visible(one.token)}: p {_is(one.p)}, q {_is(one.q)}".replace("<", "&lt;") for one in shown]
     parts = (
         ("both: accepted ✓", "accepted", [min(one.p, one.q) for one in shown], ""),
-        ("only the draft: refused ✗", "rejected", [max(one.q - one.p, 0.0) for one in shown], "/"),
+        ("only the draft: refused ✕", "rejected", [max(one.q - one.p, 0.0) for one in shown], "/"),
         ("only the model: residual +", "bonus", [max(one.p - one.q, 0.0) for one in shown], "."),
     )
     bars = [
@@ -172,8 +184,8 @@ def _coin(judged: Judged, guess: int, shown: Sequence[Any]) -> list[dict[str, An
             "mode": "lines",
             "x": [at, at],
             "y": [row - 0.42, row + 0.42],
+            "name": "coin, at u · q",
             "line": {"color": LIGHT["ink"], "width": 2.5},
-            "showlegend": False,
             "hovertemplate": f"u · q = {judged.u:.3f} · {judged.q:.3f} = {at:.3f}<extra></extra>",
         }
     ]

@@ -88,8 +88,8 @@ def latest(events: Sequence[Event]) -> Search | None:
         begin -= 1
     if begin == end:
         return None
-    draft = next((event for event in events[end:] if isinstance(event, Draft | Commit)), None)
-    draft = draft if isinstance(draft, Draft) and draft.nodes else None
+    answer = next((event for event in events[end:] if isinstance(event, Draft | Commit)), None)
+    draft = answer if isinstance(answer, Draft) and answer.nodes else None
     verdict = next((event for event in events[end:] if isinstance(event, Verdict)), None)
     outcomes = _outcomes(draft, verdict)
     places: list[Place] = []
@@ -102,6 +102,8 @@ def latest(events: Sequence[Event]) -> Search | None:
         if id in ways or parent not in ways or numbers.get("visits", 0) <= 0 or len(places) == MOST_PLACES:
             continue
         ways[id] = (*ways[parent], score.token.id)
+        # A draft may hold fewer guesses than were chosen: at the token limit, and where guessing does not pay.
+        drafted = score.chosen and (answer is None or ways[id] in outcomes)
         places.append(
             Place(
                 id,
@@ -112,8 +114,8 @@ def latest(events: Sequence[Event]) -> Search | None:
                 numbers.get("mean reward", math.nan),
                 score.value,
                 score.position,
-                score.chosen,
-                outcomes.get(ways[id], "undecided" if score.chosen else ""),
+                drafted,
+                outcomes.get(ways[id], "undecided") if drafted else "",
             )
         )
     return Search(draft.nodes[0].token if draft else _last_token(events[:begin]), places) if places else None
@@ -200,8 +202,9 @@ def draw(events: Sequence[Event]) -> Drawing | None:
         margin={"t": 30, "b": 4},
         dragmode="pan",
         hoverdistance=50,
-        xaxis=hidden_axis(range=[-6, max(natural_wide, 620)]),
-        yaxis=hidden_axis(range=[height, 0]),
+        # A pixel is a pixel in both directions, however wide the panel is: words keep their room.
+        xaxis=hidden_axis(range=[-6, natural_wide], scaleanchor="y", constrain="domain", constraintoward="left"),
+        yaxis=hidden_axis(range=[height, 0], constrain="domain", constraintoward="top"),
         annotations=[label(_caption(found), 0, 1, yshift=6)],
     )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engines.events import Commit, Draft, Event, Finished, Forward, Verdict
-from visuals.canvas import SMALL, axis, drawing, label, legend, milliseconds
+from visuals.canvas import SMALL, axis, drawing, legend, milliseconds
 from visuals.palette import LIGHT, ROLES, SURE
 from visuals.picture import Drawing, Row, picture
 from visuals.reading import depths
@@ -30,6 +30,7 @@ MODES = {"pre-verify": "pre", "post-verify": "post"}
 _ROWS = {"prompt": 1, "target": 1, "draft": 2}
 """The model's lane and the draft's; row 0 is for the rounds."""
 _HATCHED = {"shape": "/", "fgcolor": ROLES["rejected"].ink, "size": 5, "solidity": 0.35}
+_WAITING = {"shape": "x", "fgcolor": ROLES["undecided"].edge, "size": 6, "solidity": 0.2}
 _DOTTED = {"shape": ".", "fgcolor": ROLES["undecided"].edge, "size": 5, "solidity": 0.3}
 FATES: dict[str, tuple[str, dict[str, Any]]] = {
     "prompt": ("prompt", {"color": SURE[4], "line": {"color": LIGHT["accent"], "width": 1}}),
@@ -38,7 +39,8 @@ FATES: dict[str, tuple[str, dict[str, Any]]] = {
         "draft reads",
         {"color": ROLES["given"].bg, "line": {"color": ROLES["given"].edge, "width": 1}},
     ),
-    "accepted": ("draft ✓", {"color": ROLES["accepted"].ink, "line": {"color": LIGHT["panel"], "width": 1}}),
+    # An outline in its own colour: one in the panel's would hide a bar that is two pixels wide.
+    "accepted": ("draft ✓", {"color": ROLES["accepted"].ink, "line": {"color": ROLES["accepted"].ink, "width": 1}}),
     "wasted": (
         "draft ✕",
         {
@@ -303,40 +305,38 @@ def draw(events: Sequence[Event]) -> Drawing | None:
     if rounds:
         rows[0] = "round"
         traces += [_rounds(mode, rounds) for mode in ("pre", "post")]
+    span = "decode time" if start <= 0 else "decode time, the last ones"
     layout: dict[str, Any] = {
-        "xaxis": axis("seconds of decode time", range=[start, end], showgrid=False, anchor="y", nticks=6),
+        "xaxis": axis(f"seconds of {span}", range=[start, end], showgrid=False, anchor="y", nticks=6),
         "yaxis": _lanes(rows, anchor="x"),
     }
-    notes = [label(_caption(start, "as it was run"), 0, 1, yshift=2)]
-    height = 190 + (30 if rounds else 0)
+    height = 184 + (30 if rounds else 0)
     placed = [bar for bar in seen if bar.virtual is not None]
     if found.virtual and placed:
         first = min(bar.virtual or 0.0 for bar in placed)
         traces += [_bars(fate, placed, virtual=True) for fate in FATES]
         layout["xaxis2"] = axis(
-            "seconds on the virtual clock", range=[first, first + wide], showgrid=False, anchor="y2", nticks=6
+            "virtual seconds: each model on a machine of its own",
+            range=[first, first + wide],
+            showgrid=False,
+            anchor="y2",
+            nticks=6,
         )
         layout["yaxis2"] = _lanes({1: "model", 2: "draft"}, anchor="x2", domain=[0, 0.3])
         layout["yaxis"]["domain"] = [0.56, 1]
-        notes.append(label("virtual: as if each model had a machine of its own", 0, 0.3, yshift=2))
         height += 150
     return drawing(
         [trace for trace in traces if trace["x"]],
         height=height,
         min_width=340,
-        margin={"t": 64, "l": 44, "r": 12, "b": 40},
+        margin={"t": 58, "l": 44, "r": 12, "b": 40},
         dragmode="pan",
         barmode="overlay",
         showlegend=True,
-        legend=legend(1 + 24 / (height - 104)),
+        legend=legend(1.04),
         uniformtext={"minsize": SMALL, "mode": "hide"},
-        annotations=notes,
         **layout,
     )
-
-
-def _caption(start: float, words: str) -> str:
-    return words if start <= 0 else f"{words}, the last seconds"
 
 
 def _lanes(rows: dict[int, str], **more: Any) -> dict[str, Any]:
@@ -386,10 +386,9 @@ def _rounds(mode: str, rounds: Sequence[Round]) -> dict[str, Any]:
     return {
         "type": "bar",
         "orientation": "h",
-        "name": f"{mode}-verify",
+        "name": f"{mode}-verify round",
         "xaxis": "x",
         "yaxis": "y",
-        "showlegend": False,
         "base": [turn.begin for turn in mine],
         "x": [turn.end - turn.begin for turn in mine],
         "y": [0] * len(mine),
@@ -399,7 +398,11 @@ def _rounds(mode: str, rounds: Sequence[Round]) -> dict[str, Any]:
         "insidetextanchor": "middle",
         "textangle": 0,
         "insidetextfont": {"size": SMALL, "color": role.ink},
-        "marker": {"color": role.bg, "line": {"color": role.edge, "width": 1}},
+        "marker": {
+            "color": role.bg,
+            "line": {"color": role.edge, "width": 1},
+            "pattern": _WAITING if mode == "pre" else {},
+        },
         "customdata": [f"{mode}-verify, {milliseconds(turn.end - turn.begin)}, {turn.gained} tokens" for turn in mine],
         "hovertemplate": "%{customdata}<extra></extra>",
     }

@@ -25,24 +25,25 @@ token limit, a time limit also ends the search: the best finished, else the best
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import msgspec
 import torch
 from msgspec import Meta
 from torch import Tensor
 
-from engines.events import Beam, Beams, Candidates, Event, Placed
+from engines.events import Beam, Beams, Event, Placed
+from engines.grammars.constraint import DeadEnd
 from engines.method import Need, Paper, method
 from engines.runner import Run
+from engines.sampling import NEVER, Constrainable, Sampler
 
 EarlyStopping = Literal["false", "true", "never"]
 Outcome = Literal["live", "pruned", "finished", "chosen"]
 
 
-class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Params(Constrainable, frozen=True, kw_only=True, forbid_unknown_fields=True):
     num_beams: Annotated[int, Meta(ge=1, le=16, description="Hypotheses kept at every position (B)")] = 4
     length_penalty: Annotated[
         float, Meta(ge=-5, le=5, description="Score = log-probability / length^this; higher favours longer texts")
@@ -65,8 +66,8 @@ class Hypothesis:
     total: float
     """What the search ranks by: the log-probability, less any penalties."""
     placed: Placed
-    shown: Candidates
-    """What the model wanted at the place of the last token."""
+    shown: tuple[Event, ...]
+    """What the model wanted at the place of the last token, and what a constraint blocked there."""
 
     def path(self) -> list[Hypothesis]:
         """The hypotheses from the first generated token to this one."""
@@ -96,6 +97,7 @@ class Search:
     def __init__(
         self,
         run: Run,
+        sampler: Sampler,
         beams: int,
         length_penalty: float,
         early_stopping: EarlyStopping,
@@ -107,7 +109,7 @@ class Search:
         self.done = False
         self.taken: list[int] = []
         """Tokens of the extensions that the last step chose, finished ones included."""
-        self._run, self._beams, self._group = run, beams, group
+        self._run, self._sampler, self._beams, self._group = run, sampler, beams, group
         self._length_penalty, self._early_stopping = length_penalty, early_stopping
         self._ids = ids
         self._longest = max(1, run.remaining)
@@ -127,10 +129,10 @@ class Search:
         Returns:
             For every new live hypothesis the row of the one that it continues, and all that were considered.
         """
-        rows, tokens, totals, log_p = self._best_extensions(logits, penalty)
-        ranks = (logits[rows] > logits[rows, tokens][:, None]).sum(-1)
-        shown = [self._run.candidates(row, position=self._run.position + self._length) for row in logits]
         texts = [[*self._run.output, *(parent.tokens if parent else [])] for parent in self.live]
+        possible, shown = self._possible(logits, texts)
+        rows, tokens, totals, log_p = self._best_extensions(logits, possible, penalty)
+        ranks = (logits[rows] > logits[rows, tokens][:, None]).sum(-1)
         survivors: list[tuple[int, Hypothesis]] = []
         considered: list[Beam] = []
         self.taken = []
@@ -173,12 +175,33 @@ class Search:
     def _length(self) -> int:
         return self.live[0].length if self.live[0] else 0
 
-    def _best_extensions(self, logits: Tensor, penalty: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _possible(self, logits: Tensor, texts: Sequence[list[int]]) -> tuple[Tensor, list[tuple[Event, ...]]]:
+        """Which extensions a constraint leaves, bool (live, vocabulary), and what the model wanted in each row.
+
+        A hypothesis in a dead end has no extension. Raises `DeadEnd` when all are in one.
+        """
+        gate, position = self._sampler.gate, self._run.position + self._length
+        possible = torch.ones_like(logits, dtype=torch.bool)
+        shown = []
+        for row, text in enumerate(texts):
+            if gate:
+                try:
+                    possible[row] = gate.allowed(text)
+                except DeadEnd:
+                    possible[row] = False
+            shown.append(self._run.shown(logits[row], position))
+        if not possible.any():
+            raise DeadEnd
+        return possible, shown
+
+    def _best_extensions(
+        self, logits: Tensor, possible: Tensor, penalty: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rows, tokens, totals and log p(token | row) of the best extensions, best first."""
         log_p = logits.log_softmax(-1)
-        ranked = log_p if penalty is None else log_p - penalty
+        ranked = (log_p if penalty is None else log_p - penalty).masked_fill(~possible, NEVER)
         ranked = ranked + log_p.new_tensor([live.total if live else 0.0 for live in self.live])[:, None]
-        totals, flat = ranked.flatten().topk(min(self._considered, ranked.numel()))
+        totals, flat = ranked.flatten().topk(min(self._considered, int(possible.sum())))
         rows, tokens = flat // logits.shape[-1], flat % logits.shape[-1]
         return rows, tokens, totals, log_p[rows, tokens]
 
@@ -195,7 +218,8 @@ class Search:
 def commit_hypothesis(run: Run, winner: Hypothesis) -> Iterator[Event]:
     """What the model wanted along the winning text, then the text."""
     path = winner.path()
-    yield from (step.shown for step in path)
+    for step in path:
+        yield from step.shown
     yield from run.commit(*(step.placed for step in path))
 
 
@@ -215,7 +239,9 @@ def commit_hypothesis(run: Run, winner: Hypothesis) -> Iterator[Event]:
 def beam_search(run: Run, params: Params) -> Iterator[Event]:
     # One beam that has finished is greedy decoding, and transformers too then looks no further.
     early_stopping = params.early_stopping if params.num_beams > 1 else "true"
-    search = Search(run, params.num_beams, params.length_penalty, early_stopping, itertools.count())
+    search = Search(
+        run, run.sampler(params), params.num_beams, params.length_penalty, early_stopping, itertools.count()
+    )
     logits = run.next_logits()[None]
     for position in itertools.count(run.position):
         rows, considered = search.step(logits)

@@ -27,19 +27,19 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
-import msgspec
+import torch
 from msgspec import Meta
 
 from engines.baselines.beam_search import Hypothesis, commit_hypothesis
 from engines.events import Beams, Event, Placed, Score
 from engines.method import Need, Paper, method
 from engines.runner import Run
-from engines.sampling import Sampler, draw
+from engines.sampling import Constrainable, draw
 
 Reward = Literal["mean log-probability", "log-probability", "distinct bigrams"]
 
 
-class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Params(Constrainable, frozen=True, kw_only=True, forbid_unknown_fields=True):
     n: Annotated[int, Meta(ge=1, le=16, description="Texts drawn (N)")] = 8
     reward: Annotated[Reward, Meta(description="What the best text has most of")] = "mean log-probability"
     temperature: Annotated[float, Meta(ge=0.05, le=5, description="Flattens (above 1) or sharpens (below 1)")] = 1.0
@@ -80,20 +80,25 @@ def reward_parts(reward: Reward, tokens: Sequence[int], log_probability: float) 
     pictures=("scores", "beam-tree", "token-stream", "budget"),
 )
 def best_of_n(run: Run, params: Params) -> Iterator[Event]:
-    sampler = Sampler(params, run.model.token)
+    sampler = run.sampler(params)
     ids = itertools.count()
     texts: list[Hypothesis | None] = [None] * params.n
     active = list(range(params.n))
     logits = run.next_logits().expand(params.n, -1)
     run.state.select([0] * params.n)
     for position in itertools.count(run.position):
-        p = sampler.warp(logits, run.prompt, run.output).softmax(-1)
+        warped, shown = [], []
+        for row, index in enumerate(active):
+            written = text.tokens if (text := texts[index]) else []
+            warped.append(sampler.warp(logits[row], run.prompt, [*run.output, *written]))
+            shown.append(run.shown(logits[row], position))
+        p = torch.stack(warped).softmax(-1)
         drawn = draw(p, run.rng)[:, None]
         log_p = logits.log_softmax(-1).gather(-1, drawn)
         ranks = (logits > logits.gather(-1, drawn)).sum(-1)
         beams, going = [], []
-        for row, text in enumerate(active):
-            token, parent = int(drawn[row]), texts[text]
+        for row, index in enumerate(active):
+            token, parent = int(drawn[row]), texts[index]
             total = (parent.total if parent else 0.0) + float(log_p[row])
             grown = Hypothesis(
                 id=next(ids),
@@ -108,12 +113,12 @@ def best_of_n(run: Run, params: Params) -> Iterator[Event]:
                     final=float(p[row, token]),
                     rank=int(ranks[row]),
                 ),
-                shown=run.candidates(logits[row], position=position),
+                shown=shown[row],
             )
-            texts[text] = grown
+            texts[index] = grown
             ended = run.ends([*run.output, *grown.tokens]) is not None
             value, _ = reward_parts(params.reward, grown.tokens, total)
-            beams.append(grown.beam(value, "finished" if ended else "live", text))
+            beams.append(grown.beam(value, "finished" if ended else "live", index))
             if not ended:
                 going.append(row)
         yield Beams(position=position, beams=tuple(beams))

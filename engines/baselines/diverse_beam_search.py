@@ -24,7 +24,6 @@ import itertools
 from collections.abc import Iterator
 from typing import Annotated
 
-import msgspec
 import torch
 from msgspec import Meta
 
@@ -32,9 +31,10 @@ from engines.baselines.beam_search import EarlyStopping, Hypothesis, Search, com
 from engines.events import Beam, Beams, Event, Score
 from engines.method import Need, Paper, method
 from engines.runner import Run
+from engines.sampling import Constrainable
 
 
-class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Params(Constrainable, frozen=True, kw_only=True, forbid_unknown_fields=True):
     num_beam_groups: Annotated[int, Meta(ge=1, le=8, description="Groups that avoid each other's tokens (G)")] = 4
     beams_per_group: Annotated[int, Meta(ge=1, le=4, description="Hypotheses kept per group (B/G)")] = 1
     diversity_penalty: Annotated[
@@ -63,9 +63,9 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     pictures=("beam-tree", "scores", "token-stream", "budget"),
 )
 def diverse_beam_search(run: Run, params: Params) -> Iterator[Event]:
-    ids = itertools.count()
+    ids, sampler = itertools.count(), run.sampler(params)
     groups = [
-        Search(run, params.beams_per_group, params.length_penalty, params.early_stopping, ids, group)
+        Search(run, sampler, params.beams_per_group, params.length_penalty, params.early_stopping, ids, group)
         for group in range(params.num_beam_groups)
     ]
     active = groups

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engines.events import Event
-from engines.method import Need, NoParams, method
+from engines.method import Need, method
 from engines.runner import Run
+from engines.sampling import Constrainable
 
 
 @method(
@@ -21,6 +22,7 @@ from engines.runner import Run
     title="Greedy",
     family="baselines",
     lossless=True,
+    params=Constrainable,
     needs=Need.NOTHING,
     idea="Always take the most probable next token. Deterministic, simple, and prone to repeating itself.",
     look_at="The confidence picture: where the top token is barely ahead, another path was close.",
@@ -28,8 +30,10 @@ from engines.runner import Run
     loses=("poem-sea",),
     pictures=("token-stream", "confidence", "budget"),
 )
-def greedy(run: Run, params: NoParams) -> Iterator[Event]:
+def greedy(run: Run, params: Constrainable) -> Iterator[Event]:
+    sampler = run.sampler(params)
     while not run.finished:
         logits = run.next_logits()
+        best = int(sampler.warp(logits, run.prompt, run.output).argmax())
         yield run.candidates(logits)
-        yield from run.commit(run.placed(int(logits.argmax()), logits=logits))
+        yield from run.commit(run.placed(best, logits=logits))

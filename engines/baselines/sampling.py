@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from engines.events import Event
 from engines.method import Need, Paper, method
 from engines.runner import Run
-from engines.sampling import Sampler, Sampling
+from engines.sampling import Sampling
 
 
 @method(
@@ -36,7 +36,7 @@ from engines.sampling import Sampler, Sampling
     pictures=("filters", "token-stream", "confidence", "budget"),
 )
 def sampling(run: Run, params: Sampling) -> Iterator[Event]:
-    sampler = Sampler(params, run.model.token)
+    sampler = run.sampler(params)
     while not run.finished:
         logits = run.next_logits()
         distribution = sampler.distribution(logits, run.prompt, run.output)

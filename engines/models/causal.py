@@ -6,7 +6,8 @@ it, so that no method can forget one.
 
 Cache operations after one pass over a draft tree: `keep(path)` retains the accepted path and drops the rest;
 after a chain `rollback(n)` drops the last n tokens. Rotary positions are fixed before caching, and a node's
-position is its depth, so kept columns need no correction.
+position is its depth, so kept columns need no correction. A recurrent state cannot forget single tokens: there
+`rollback(n)` goes back to before the last pass and reads again what remains of it, which is a pass of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from engines.events import Cache, Curve, Event, Forward, Token
+from engines.events import Cache, Curve, Event, Forward, Note, Token
+from engines.grammars.vocabulary import Vocabulary, read_vocabulary
 from engines.method import Need
 from engines.models.lean import LeanLlama
 from engines.models.spelling import Spelling
@@ -58,6 +60,10 @@ class CausalModel:
     """The only draft of a model that has no other, such as the tiny twin."""
     truncated = False
     """Logits are log-probabilities of the most probable tokens only (`engines.models.remote`)."""
+    rereads = False
+    """A rollback reaches into the last pass only, and reads again what remains of it."""
+    stepwise = False
+    """Behind a cached text, tokens are read one at a time: a pass of several would forget the text."""
 
     def __init__(
         self,
@@ -75,6 +81,8 @@ class CausalModel:
         self.steady = steady
         self.network, self.tokenizer = network.eval(), tokenizer
         self._forward: Network = LeanLlama(network) if lean and LeanLlama.suits(network) else StockNetwork(network)
+        if isinstance(self._forward, StockNetwork):
+            self.rereads, self.stepwise = self._forward.rereads, self._forward.stepwise
         self.device = network.get_input_embeddings().weight.device
         self.vocabulary_size: int = network.get_output_embeddings().weight.shape[0]
         self.context_length: int = getattr(network.config, "max_position_embeddings", None) or 1 << 20
@@ -100,6 +108,11 @@ class CausalModel:
             else self.tokenizer.eos_token_id
         )
         return frozenset([ids] if isinstance(ids, int) else ids or [])
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens as bytes, for constraints."""
+        return read_vocabulary(self.tokenizer, self.spelling, self.vocabulary_size, self.eos_ids)
 
     @property
     def memory_bytes(self) -> int:
@@ -149,7 +162,7 @@ class CausalModel:
                     start = time.perf_counter()
                     state.extend([0] * size)
                     seconds[size].append(time.perf_counter() - start)
-                    if Need.ROLLBACK in self.has:
+                    if Need.ROLLBACK in self.has and not (self.rereads and size == 1):
                         state.rollback(size)
             self._cost_curve = Curve(
                 name="cost of a forward pass, t(q)",
@@ -171,6 +184,11 @@ class State:
     def __init__(self, model: CausalModel, cache: Any, ledger: list[Event], now: Callable[[], float]) -> None:
         self._model, self._cache, self._ledger, self._now = model, cache, ledger, now
         self._tree_start: int | None = None
+        self._before: Any = None
+        """The cache before the last pass, if that had several tokens and may have to be read again."""
+        self._again: tuple[list[int], str] = ([], "target")
+        """Its tokens and its lane."""
+        self._told: set[str] = set()
         self.batch = 1
         self.hidden: Tensor | None = None
         """Hidden states of the last pass, (query, width), or (batch, query, width) for a batch."""
@@ -188,7 +206,7 @@ class State:
         last: bool = False,
         lane: str = "target",
     ) -> Tensor:
-        """One forward pass over new tokens; they are then cached.
+        """One forward pass over new tokens; they are then cached. For a `stepwise` model, a pass for each of them.
 
         Args:
             tokens: query ids, or one list of them per row of the batch.
@@ -207,27 +225,72 @@ class State:
             assert Need.TREE_ATTENTION in self._model.has
             tree = tree.to(rows.device)
         self._tree_start = None if tree is None else cached
+        if self._model.rereads:
+            with torch.inference_mode():
+                self._before = self._cache.copy() if query > 1 else None
+            self._again = (ids.flatten().tolist(), lane)
+        positions = (cached + depths).to(rows.device)
+        if self._model.stepwise and cached and query > 1:
+            self._tell(
+                f"{self._model.title} reads a text that has begun one token at a time: several tokens, such as guesses "
+                "to be checked, take as many passes."
+            )
+            passes = [self._pass(rows[:, [i]], positions[[i]], None, False, lane) for i in range(query)]
+            logits, hidden = (torch.cat(parts, dim=1) for parts in zip(*passes, strict=True))
+            logits = logits[:, -1:] if last else logits
+        else:
+            logits, hidden = self._pass(rows, positions, tree, last, lane)
+        self.hidden = hidden if ids.dim() == 2 else hidden[0]
+        return logits if ids.dim() == 2 else logits[0]
+
+    def _pass(
+        self, rows: Tensor, positions: Tensor, tree: Tensor | None, last: bool, lane: str
+    ) -> tuple[Tensor, Tensor]:
+        """As the network's `forward`, timed and entered into the ledger."""
+        cached = self.length
         began, start = self._now(), time.perf_counter()
         with torch.inference_mode():
-            logits, hidden = self._model._forward.forward(
-                rows, self._cache, (cached + depths).to(rows.device), tree, last
-            )
+            logits, hidden = self._model._forward.forward(rows, self._cache, positions, tree, last)
             logits = logits.float()
         if rows.device.type == "cuda":
             torch.cuda.synchronize(rows.device)
         seconds = time.perf_counter() - start
-        work = {"batch": self.batch, "query": query, "cached": cached}
+        work = {"batch": self.batch, "query": rows.shape[1], "cached": cached}
         self._ledger.append(Forward(lane=lane, **work, seconds=seconds, began=began))  # type: ignore[arg-type]
-        self.hidden = hidden if ids.dim() == 2 else hidden[0]
-        return logits if ids.dim() == 2 else logits[0]
+        return logits, hidden
 
     @torch.inference_mode()
     def rollback(self, count: int) -> None:
-        """Forgets the last `count` cached tokens."""
+        """Forgets the last `count` cached tokens; those of the last pass at most where the model `rereads`."""
         assert 0 <= count <= self.length, f"cannot forget {count} of {self.length} cached tokens"
-        if count:
+        if not count:
+            return
+        if self._model.rereads:
+            self._reread(count)
+        else:
             self._cache.crop(self.length - count)
             self._ledger.append(Cache(kept=self.length, removed=count))
+
+    def _reread(self, count: int) -> None:
+        """Goes back to before the last pass and reads all but its last `count` tokens again."""
+        tokens, lane = self._again
+        assert self._before is not None, "the last pass had one token, or was taken back already"
+        assert count <= len(tokens), f"cannot forget {count} of the {len(tokens)} tokens of the last pass"
+        self._cache, self._before, hidden = self._before, None, self.hidden
+        self._ledger.append(Cache(kept=self.length, removed=len(tokens)))
+        if kept := tokens[: len(tokens) - count]:
+            self._tell(
+                f"{self._model.title} cannot forget single tokens: after a refused guess it goes back to before the "
+                "guesses and reads the accepted ones again."
+            )
+            self.extend(kept, last=True, lane=lane)
+        self.hidden = hidden
+
+    def _tell(self, text: str) -> None:
+        """A note for the reader, the first time."""
+        if text not in self._told:
+            self._told.add(text)
+            self._ledger.append(Note(text=text))
 
     @torch.inference_mode()
     def keep(self, path: Sequence[int]) -> None:

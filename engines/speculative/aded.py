@@ -40,7 +40,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from engines.events import Choice, Event, Origin, Score, Store, StoredRow
-from engines.method import Need, Paper, method
+from engines.method import AUTOMATIC, Need, Paper, method
 from engines.runner import Run
 from engines.sampling import Speculating
 from engines.speculative.budget import affordable
@@ -71,7 +71,10 @@ SHOWN_NODES, SHOWN_ROWS, SHOWN_SUCCESSORS = 24, 16, 4
 
 class Params(Speculating, frozen=True, kw_only=True, forbid_unknown_fields=True):
     choices: Annotated[
-        int, Meta(ge=0, le=64, description="Guesses per pass, at most; 0 picks what this machine can pay for")
+        int,
+        Meta(
+            ge=0, le=64, description="Guesses per pass, at most; 0 picks what this machine can pay for", extra=AUTOMATIC
+        ),
     ] = 0
     iterations: Annotated[int, Meta(ge=20, le=500, description="Walks of the search per pass")] = 150
     c1: Annotated[

@@ -28,7 +28,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from engines.events import Event, Match, Origin
-from engines.method import Need, Paper, method
+from engines.method import AUTOMATIC, Need, Paper, method
 from engines.runner import Run
 from engines.sampling import Speculating
 from engines.speculative.budget import BlockLength, Fixed, block_length
@@ -39,7 +39,10 @@ from engines.speculative.verify import Verification
 
 class Params(Speculating, frozen=True, kw_only=True, forbid_unknown_fields=True):
     block: Annotated[
-        int, Meta(ge=0, le=128, description="Tokens copied at a time; 0 picks what this machine can pay for")
+        int,
+        Meta(
+            ge=0, le=128, description="Tokens copied at a time; 0 picks what this machine can pay for", extra=AUTOMATIC
+        ),
     ] = 0
     longest_ngram: Annotated[
         int, Meta(ge=1, le=5, description="Tokens of the answer used to find its place in the input again")

@@ -74,7 +74,7 @@ class BlockLength:
         """`chance`: estimated probability that a copied token is right if all before it were."""
         self._chance = chance
         self._lengths = np.arange(1, longest + 1)
-        self._seconds = np.array([cost(curve, length + 1) for length in self._lengths])
+        self._seconds = np.array([cost(curve, length + 1) for length in range(1, longest + 1)])
         self._seen: dict[int, tuple[float, float]] = {}
         """Guesses that held, and guesses that were tested, by the quality of the match; older ones count less."""
 

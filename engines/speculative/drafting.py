@@ -72,15 +72,23 @@ def _draft_for(target: CausalModel, settings: Drafted) -> CausalModel:
             if name == "trained":
                 raise
     if name in ("auto", "early exit"):
+        if target.rereads:
+            raise cannot_draft(f"the early exit of {target.title}")
         layers = getattr(target.network.config, "num_hidden_layers", settings.exit_layer + 1)
         return early_exit(target, min(settings.exit_layer, layers - 1) if name == "auto" else settings.exit_layer)
     from engines.models.loading import load
 
     draft = load(name)
-    if Need.ROLLBACK not in draft.has:
-        raise BadParameter(f"{draft.title} cannot forget refused guesses, so it cannot draft. Choose another draft.")
+    # A draft reads its guesses one at a time: to read the last pass again would not take back enough.
+    if Need.ROLLBACK not in draft.has or draft.rereads:
+        raise cannot_draft(draft.title)
     same = draft.tokenizer.get_vocab() == target.tokenizer.get_vocab()
     return draft if same else Translated(draft, target)
+
+
+def cannot_draft(title: str) -> BadParameter:
+    """The refusal of a model whose cache keeps what was guessed."""
+    return BadParameter(f"{title[:1].upper()}{title[1:]} cannot forget refused guesses. Choose another draft.")
 
 
 class Reader:
@@ -89,7 +97,7 @@ class Reader:
     def __init__(self, run: Run, draft: CausalModel, sampler: Sampler, ledger: list[Event] | None = None) -> None:
         """Passes are entered into `ledger`, the run's own when none is given."""
         self.draft = draft
-        self._run, self._sampler = run, sampler
+        self._run, self._sampler = run, sampler.twin()
         self._state = draft.start(run.ledger if ledger is None else ledger, run.clock.now)
         self._read: list[int] = []
         """The tokens in the draft's cache."""

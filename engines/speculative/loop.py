@@ -14,8 +14,7 @@ from torch import Tensor
 from engines.events import Event, Note, Origin
 from engines.method import Need
 from engines.runner import Run
-from engines.sampling import Sampler
-from engines.speculative.budget import Payback
+from engines.speculative.budget import Payback, cost
 from engines.speculative.tree import TokenTree
 from engines.speculative.verify import Verification, verify
 
@@ -43,10 +42,11 @@ def speculate(
         settings: a `Sampling` or some of its fields. With `fallback` decoding is plain while guesses do not pay.
         drafting: seconds that the guesses of a tree cost before they are checked, for that decision.
     """
-    sampler = Sampler(settings, run.model.token)
+    sampler = run.sampler(settings)
     spell = run.model.token
     told = False
     payback = Payback(run.cost_curve()) if getattr(settings, "fallback", False) else None
+    rereads = getattr(run.model, "rereads", False)
     while not run.finished:
         if payback and payback.pausing():
             tree = TokenTree(run.root)
@@ -72,8 +72,11 @@ def speculate(
             run.state.rollback(len(tree) - 1 - len(verification.path))
         else:
             run.state.keep([0, *verification.path])
-        if payback and (note := payback.count(len(tree) - 1, len(verification.path), drafting(tree))):
-            yield note
+        guesses, held = len(tree) - 1, len(verification.path)
+        if payback:
+            again = cost(run.cost_curve(), 1 + held) if rereads and held < guesses else 0.0
+            if note := payback.count(guesses, held, drafting(tree) + again):
+                yield note
         assert run.finished or run.state.length == cached + 1 + len(verification.path) == len(run.sequence) - 1
 
 

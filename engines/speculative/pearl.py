@@ -46,7 +46,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from engines.events import Curve, Event, Forward, Note, Verdict
-from engines.method import Need, Paper, method
+from engines.method import AUTOMATIC, Need, Paper, method
 from engines.models.causal import CausalModel
 from engines.runner import Run
 from engines.sampling import Sampler
@@ -68,7 +68,13 @@ NOTHING = -1
 
 class Params(Drafted, frozen=True, kw_only=True, forbid_unknown_fields=True):
     gamma: Annotated[
-        int, Meta(ge=0, le=10, description="Guesses per block (γ); 0 picks as many as fit beside a pass of the target")
+        int,
+        Meta(
+            ge=0,
+            le=10,
+            description="Guesses per block (γ); 0 picks as many as fit beside a pass of the target",
+            extra=AUTOMATIC,
+        ),
     ] = 0
     workers: Annotated[
         Literal["auto", "two", "one"],
@@ -165,7 +171,7 @@ class Clocks:
     ),
 )
 def pearl(run: Run, params: Params) -> Iterator[Event]:
-    sampler = Sampler(params, run.model.token)
+    sampler = run.sampler(params)
     with run.aside():
         draft = draft_for(run.model, params)
     gamma = params.gamma or balanced(run.cost_curve(), cost(run.cost_curve(draft), 1))

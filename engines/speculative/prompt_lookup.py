@@ -23,7 +23,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from engines.events import Event
-from engines.method import Need, Paper, method
+from engines.method import AUTOMATIC, Need, Paper, method
 from engines.runner import Run
 from engines.sampling import Speculating
 from engines.speculative.budget import block_length
@@ -33,7 +33,10 @@ from engines.speculative.loop import speculate
 
 class Params(Speculating, frozen=True, kw_only=True, forbid_unknown_fields=True):
     guesses: Annotated[
-        int, Meta(ge=0, le=64, description="Tokens copied at a time; 0 picks what this machine can pay for")
+        int,
+        Meta(
+            ge=0, le=64, description="Tokens copied at a time; 0 picks what this machine can pay for", extra=AUTOMATIC
+        ),
     ] = 0
     max_ngram: Annotated[int, Meta(ge=1, le=8, description="Longest ending of the text that is looked up")] = 3
     which: Annotated[Which, Meta(description="Which earlier occurrence to copy from")] = "latest"

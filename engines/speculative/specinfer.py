@@ -34,7 +34,7 @@ from engines.errors import BadParameter
 from engines.events import Curve, Event, Note, Origin
 from engines.method import Need, Paper, method
 from engines.runner import Run
-from engines.sampling import Sampler, draw
+from engines.sampling import draw
 from engines.speculative.budget import cost, expected_tokens
 from engines.speculative.drafting import Drafted, Reader, draft_for
 from engines.speculative.loop import speculate
@@ -80,7 +80,7 @@ class LevelByLevel:
     origin: Origin = "drafted"
 
     def __init__(self, run: Run, params: Growing, sizes: Sequence[int], drawn: Drawn) -> None:
-        self.sampler = Sampler(params, run.model.token)
+        self.sampler = run.sampler(params)
         with run.aside():
             draft = draft_for(run.model, params)
         if Need.TREE_ATTENTION not in draft.has:

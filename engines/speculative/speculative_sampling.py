@@ -25,9 +25,8 @@ from msgspec import Meta
 from torch import Tensor
 
 from engines.events import Event, Note, Origin
-from engines.method import Need, Paper, method
+from engines.method import AUTOMATIC, Need, Paper, method
 from engines.runner import Run
-from engines.sampling import Sampler
 from engines.speculative.budget import best_chain, cost
 from engines.speculative.drafting import Drafted, Reader, draft_for
 from engines.speculative.loop import speculate
@@ -39,7 +38,13 @@ LONGEST = 8
 
 class Params(Drafted, frozen=True, kw_only=True, forbid_unknown_fields=True):
     gamma: Annotated[
-        int, Meta(ge=0, le=12, description="Guesses per turn (γ); 0 picks what should pay, anew at every turn")
+        int,
+        Meta(
+            ge=0,
+            le=12,
+            description="Guesses per turn (γ); 0 picks what should pay, anew at every turn",
+            extra=AUTOMATIC,
+        ),
     ] = 0
 
 
@@ -49,7 +54,7 @@ class Chain:
     origin: Origin = "drafted"
 
     def __init__(self, run: Run, params: Params) -> None:
-        self._sampler = Sampler(params, run.model.token)
+        self._sampler = run.sampler(params)
         with run.aside():
             draft = draft_for(run.model, params)
         self.reader = Reader(run, draft, self._sampler)

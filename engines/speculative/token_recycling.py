@@ -38,7 +38,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from engines.events import Choice, Event, Note, Origin, Store, StoredRow, Token
-from engines.method import Need, Paper, method
+from engines.method import AUTOMATIC, Need, Paper, method
 from engines.runner import Run
 from engines.sampling import Speculating
 from engines.speculative.budget import affordable
@@ -77,7 +77,9 @@ Table = dict[int, tuple[Choice, ...]]
 
 
 class Params(Speculating, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    nodes: Annotated[int, Meta(ge=0, le=80, description="Guesses per tree; 0 picks what this machine can pay for")] = 0
+    nodes: Annotated[
+        int, Meta(ge=0, le=80, description="Guesses per tree; 0 picks what this machine can pay for", extra=AUTOMATIC)
+    ] = 0
     width: Annotated[int, Meta(ge=1, le=8, description="Remembered successors per token (k)")] = 8
     memory: Annotated[
         Literal["cold", "hot"],

@@ -1,4 +1,4 @@
-"""Twenty prompts of many kinds, for oracles that compare methods with plain decoding."""
+"""Prompts of many kinds, for oracles that compare methods with plain decoding: twenty, and ten more, short ones."""
 
 PROMPTS = (
     "What is photosynthesis? Explain it simply.",
@@ -22,4 +22,17 @@ PROMPTS = (
     "a b c d e f g a b c d e f g a b c d e f g",
     "Explain the difference between a list and a tuple in Python.",
     "¿Qué es un agujero negro? 🕳️ Explícalo en español.",
+)
+
+MORE_PROMPTS = (
+    "Count from 1 to 30.",
+    "Say the word echo twenty times.",
+    "Write the alphabet, one letter per line.",
+    "What is 17 times 23?",
+    "Spell the word necessary backwards.",
+    "Write an HTML table with two rows.",
+    "Give three synonyms of quick.",
+    "Continue: 1, 1, 2, 3, 5, 8,",
+    "Wie heißt die Hauptstadt von Österreich?",
+    "?!?!?!?!",
 )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from picture_streams import STREAMS
+from picture_streams import STREAMS, token
 
-from engines.events import Event, Verdict
+from engines.events import Draft, DraftNode, Event, Judged, Verdict, Weighed
 from visuals import overlap
 
 CHAIN = STREAMS["chain"]()
@@ -60,6 +60,43 @@ def test_the_words_name_the_guess_its_numbers_and_what_the_draft_underrates() ->
     assert all("Draft and model agree on" in text for text in words)
     assert any("underrates" in text for text in words)
     assert any("it was rejected" in text for text in words)
+
+
+def unlikely() -> list[Event]:
+    """A guess that is not among the most probable tokens of either distribution."""
+    likely = tuple(Weighed(token(word), p, q) for word, p, q in (("a", 0.7, 0.2), ("b", 0.3, 0.7999)))
+    judged = Judged(1, "rejected", 0.00001, accept_probability=0.1, u=0.5, q=0.0001, overlap=0.5, weighed=likely)
+    nodes = (DraftNode(0, -1, token("x"), None, ""), DraftNode(1, 0, token("odd"), 0.0001, ""))
+    return [
+        Draft(position=0, nodes=nodes),
+        Verdict(position=0, rule="r", path=(), nodes=(judged,), extra=token("a"), extra_origin="correction"),
+    ]
+
+
+def test_the_guess_has_a_row_however_improbable_it_is() -> None:
+    figure = overlap.draw(unlikely())
+    assert figure is not None
+    assert figure["layout"]["yaxis"]["ticktext"] == ["b", "a", "▸ odd"]
+    (row,) = [row for row in overlap.table(unlikely()) if row["guess"]]
+    assert (row["q"], row["p"]) == pytest.approx((0.0001, 0.00001))
+    assert any(trace["type"] == "scatter" for trace in figure["data"]), "and so has its coin"
+
+
+def test_a_small_probability_is_not_written_as_none() -> None:
+    assert "“odd”, with q < 0.001 and p < 0.001;" in overlap.narrate(unlikely())
+    figure = overlap.draw(unlikely())
+    assert figure is not None
+    assert figure["data"][0]["customdata"] == ["b: p = 0.300, q = 0.800", "a: p = 0.700, q = 0.200"] + [
+        "odd: p &lt; 0.001, q &lt; 0.001"
+    ]
+
+
+def test_the_legend_names_the_coin() -> None:
+    figure = overlap.draw(prefixes()[0])
+    assert figure is not None
+    (coin,) = [trace for trace in figure["data"] if trace["type"] == "scatter"]
+    assert coin["name"] == "coin, at u · q"
+    assert coin.get("showlegend", True)
 
 
 def test_another_guess_can_be_picked_and_a_wrong_one_shows_nothing() -> None:

@@ -107,7 +107,18 @@ def test_the_latest_search_is_shown_until_there_is_another() -> None:
 def test_a_search_without_a_draft_takes_no_later_ones_verdict() -> None:
     commit = Commit(position=3, step=3, tokens=(Placed(DOG, "sampled"),))
     events = [*stream()[:5], commit, *stream()[5:]]
-    assert texts(drawn(events))[1][1] == "␣cat ? 64"
+    assert texts(drawn(events))[1][1] == "␣cat 64", "a plain pass followed: nothing was guessed"
+
+
+def test_what_was_chosen_but_is_not_in_the_draft_was_not_guessed() -> None:
+    """Near the token limit a draft holds fewer guesses than the search chose."""
+    *search, draft, verdict, commit = stream()
+    assert isinstance(draft, Draft)
+    shorter = Draft(position=3, nodes=draft.nodes[:2])
+    assert texts(drawn([*search, shorter]))[1] == ["␣the", "␣cat ? 64", "␣dog 36", "␣sat 36", "␣ran 16"]
+    assert texts(drawn([*search, shorter, verdict, commit]))[1][1:3] == ["␣cat ✓ 64", "␣dog 36"]
+    assert "1 place became a guess." in search_tree.narrate([*search, shorter])
+    assert [row["drafted"] for row in search_tree.table([*search, shorter])] == [True, False, False, False]
 
 
 def test_narration() -> None:

@@ -75,6 +75,80 @@ def test_tree_without_a_verdict_is_undecided() -> None:
     assert "? .60" in texts(drawing, "undecided")
 
 
+@pytest.mark.parametrize("draw", [draft_tree.draw, matches.draw])
+def test_no_empty_text_is_drawn(draw: Any) -> None:
+    """Plotly would lose a word of another trace when traces are exchanged in the page."""
+    for events in (photosynthesis(), recycling(), lookup()):
+        for stop in range(len(events) + 1):
+            words = [trace for trace in (draw(events[:stop]) or {"data": []})["data"] if trace["mode"] == "text"]
+            assert all(text for trace in words for text in trace["text"])
+
+
+def test_one_guess_is_no_guesses() -> None:
+    alone = Draft(position=3, nodes=(DraftNode(0, -1, token("x"), None, ""), DraftNode(1, 0, token("y"), None, "")))
+    drawing = draft_tree.draw([alone])
+    assert drawing is not None
+    assert drawing["layout"]["annotations"][0]["text"] == "position 3 · 1 guess, not judged yet"
+    assert "1 guess, 1 token ahead of position 3." in draft_tree.narrate([alone])
+
+
+def test_a_box_is_as_large_in_any_panel() -> None:
+    layout = draft_tree.draw(photosynthesis())["layout"]  # type: ignore[index]
+    assert (layout["xaxis"]["scaleanchor"], layout["xaxis"]["constrain"]) == ("y", "domain")
+    low, high = layout["yaxis"]["range"]
+    assert low - high == layout["height"] - layout["margin"]["t"] - layout["margin"]["b"], "a unit is a pixel"
+
+
+def bush(leaves: int, right: int) -> list[Event]:
+    """A root with so many guesses, of which number `right` was accepted."""
+    nodes = (
+        DraftNode(0, -1, token("r"), None, ""),
+        *(DraftNode(id, 0, token(f"w{id}"), None, "") for id in range(1, leaves + 1)),
+    )
+    judged = tuple(Judged(id, "accepted" if id == right else "rejected", 0.1) for id in range(1, leaves + 1))
+    return [
+        Draft(position=0, nodes=nodes),
+        Verdict(position=0, rule="r", path=(right,), nodes=judged, extra=token("x"), extra_origin="bonus"),
+    ]
+
+
+@pytest.mark.parametrize("right", [12, 50, 80])
+def test_of_a_tree_too_tall_the_root_and_the_accepted_path_are_in_sight(right: int) -> None:
+    drawing = draft_tree.draw(bush(90, right))
+    assert drawing is not None
+    bottom, top = drawing["layout"]["yaxis"]["range"]
+    assert bottom - top == draft_tree.TALLEST
+    places = dict(zip(drawing["data"][-1]["ids"], drawing["data"][-1]["y"], strict=True))
+    root = drawing["data"][-1]["y"][0]
+    assert top < places[str(right)] < bottom
+    if abs(places[str(right)] - root) < draft_tree.TALLEST - draft_tree.SLOT:
+        assert top < root < bottom
+    assert drawing["layout"]["annotations"][0]["text"].endswith(" · drag for more")
+
+
+def test_the_matches_begin_where_something_was_copied_and_count_one_token_as_one() -> None:
+    events = [
+        started(prompt=" ".join("abcdefghijklmnopqrstuvwxyz")),
+        Match(source=(-3, -1), target=(0, 2), copied=(-1, 0)),
+    ]
+    drawing = matches.draw(events)
+    assert drawing is not None
+    assert drawing["layout"]["xaxis"]["range"][0] == -3 - matches.MARGIN - 1
+    assert "from −3 to 0 · 1 token offered, not tested" in [a["text"] for a in drawing["layout"]["annotations"]]
+    assert "1 token was offered as guesses" in matches.narrate(events)
+
+
+@pytest.mark.parametrize(("deep", "step"), [(4, 1), (12, 2)])
+def test_distances_are_written_level_and_only_as_many_as_fit(deep: int, step: int) -> None:
+    nodes = tuple(DraftNode(id, id - 1, token(f"w{id}"), None, "") for id in range(deep + 1))
+    judged = tuple(Judged(id, "accepted", 0.9) for id in range(1, deep + 1))
+    path = tuple(range(1, deep + 1))
+    verdict = Verdict(position=0, rule="r", path=path, nodes=judged, extra=token("x"), extra_origin="bonus")
+    commit = Commit(position=0, step=0, tokens=(Placed(token("x"), "drafted"),) * (deep + 1))
+    axis = acceptance.draw([Draft(position=0, nodes=nodes), verdict, commit])["layout"]["xaxis2"]  # type: ignore[index]
+    assert (axis["dtick"], axis["tickangle"]) == (step, 0)
+
+
 def test_layout_gives_leaves_rows_and_sets_parents_between() -> None:
     tree = nx.DiGraph([(0, 1), (0, 2), (1, 3), (1, 4)])
     places, rows = draft_tree.layout(tree, 0, first=-1)

@@ -183,9 +183,9 @@ def test_the_headline_counts_rows_that_came_from_a_rejected_guess() -> None:
 
 
 def test_the_caption_counts_guesses_that_were_right_thanks_to_a_rejected_one() -> None:
-    assert "0 of 2 accepted guesses were read from such rows" in heads(drawn(recycling()))[1]
+    assert "0 of 2 accepted guesses were read from such rows" in heads(drawn(recycling()))
     thanks = [*recycling(), draft((-1, "zip"), (0, "(")), verdict(1), commit("(", "x")]
-    assert "1 of 3 accepted guesses were read from such rows" in heads(drawn(thanks))[1]
+    assert "1 of 3 accepted guesses were read from such rows" in heads(drawn(thanks))
 
 
 def test_the_credit_goes_to_the_row_as_it_was_when_it_was_read() -> None:
@@ -203,7 +203,7 @@ def test_the_credit_goes_to_the_row_as_it_was_when_it_was_read() -> None:
 def test_keys_of_two_tokens_reach_back_into_the_text() -> None:
     drawing = drawn(trigrams())
     assert lines(drawing)[:2] == ["▸ | ✎ | b c | ✓d 2.4 | e .60", "▸ | ✎ | c d | f .30"]
-    assert heads(drawing)[:2] == ["<b>9000 rows</b> in the table", "trigrams: 9000 rows · 2 read, 3 written"]
+    assert heads(drawing)[:2] == ["<b>9000 rows</b> in the table", "trigrams: 9000 rows · 3 written, then 2 read"]
 
 
 @pytest.mark.parametrize(("prompt", "known"), [("a b c", True), ("a c b", False), ("c", False)])
@@ -214,9 +214,81 @@ def test_a_key_may_begin_in_the_prompt(prompt: str, known: bool) -> None:
         store(StoredRow(key, (), choices("d 1"), "corpus")),
         draft((-1, " c"), (0, "d")),
     ]
-    assert successors.warming(events).read == (
-        {tuple(part.id for part in key): {token("d").id: False}} if known else {}
+    found = successors.warming(events)
+    assert (tuple(part.id for part in key) in found.read) is known
+    assert [row.source for row in found.rows.values()] == (
+        ["corpus"] if known or prompt == "c" else ["corpus", "not shown"]
     )
+
+
+def legend(events: Sequence[Event]) -> str:
+    return next(text for text in heads(drawn(events)) if text.startswith("▸"))
+
+
+def test_the_legend_says_whether_rows_are_written_before_the_draft_or_after_it() -> None:
+    assert legend(recycling()) == "▸ read by the draft · ✎ written after it"
+    assert legend(trigrams()) == "▸ read by the draft · ✎ written before it"
+    assert legend(recycling()[:6]) == "▸ read by the draft · ✎ written", "no step has both yet"
+
+
+def test_what_the_legend_says_holds_until_a_step_says_otherwise() -> None:
+    plain_pass = store(row("g", "h 1", "text"), table="trigrams")
+    assert legend([*trigrams(), plain_pass]).endswith("written before it")
+    assert legend([*trigrams(), plain_pass, draft((-1, "g"), (0, "h"))]).endswith("written before it")
+    both = [*trigrams()[:-1], plain_pass]
+    assert legend(both).endswith("✎ written")
+
+
+def test_the_narration_tells_the_latest_step_in_its_order() -> None:
+    assert "In the latest step 3 rows were written, then the draft was read from 2 rows." in successors.narrate(
+        trigrams()
+    )
+    once = [*recycling(), draft((-1, "in"), (0, "range")), verdict(1), store(row("in", "range 1", "root"), size=4)]
+    assert "the draft was read from 1 row, then 1 row was written." in successors.narrate(once)
+    assert "the draft was read from 2 rows, and none has been written yet." in successors.narrate(recycling()[:6])
+    assert "no row shown here was read and 1 row was written." in successors.narrate(recycling()[:2])
+
+
+def test_rows_that_were_read_come_before_any_number_of_rows_that_were_written() -> None:
+    written = [row(f"k{number} l", "x 1", "text") for number in range(14)]
+    events = [commit("b", "c"), store(*written, row("b c", "d 1", "text"), size=15), draft((-1, "c"), (0, "d"))]
+    assert lines(drawn(events))[0] == "▸ | ✎ | b c | d 1.0"
+
+
+def test_a_row_that_no_event_has_shown_stands_with_its_guesses_alone() -> None:
+    """The table may hold thousands of rows, and an event names at most sixteen."""
+    events = [
+        commit("a", "b", "c"),
+        store(row("a b", "c 1", "text"), size=500, table="trigrams"),
+        draft((-1, "c"), (0, "d"), (0, "e"), (1, "f")),
+    ]
+    assert legend(events).endswith("?: only its guesses are known")
+    assert lines(drawn(events)) == ["▸ | b c | ? | d | e", "▸ | c d | ? | f", "✎ | a b | c 1.0"]
+    assert "then the draft was read from 2 rows." in successors.narrate(events)
+    assert "1 written, then 2 read" in heads(drawn(events))[1]
+    judged = [*events, verdict(1, 3), commit("d", "f", "g")]
+    assert lines(drawn(judged))[0] == "▸ | b c | ? | ✓d | e"
+    assert successors.warming(judged).accepted == 0, "nobody knows how such a row came about"
+    assert len(successors.table(judged)) == 1, "weights that nobody knows are not in the table of numbers"
+
+
+def test_what_an_event_shows_later_replaces_what_was_guessed() -> None:
+    events = [
+        commit("a", "b", "c"),
+        store(row("a b", "c 1", "text"), table="trigrams"),
+        draft((-1, "c"), (0, "d")),
+        verdict(1),
+        commit("d", "g"),
+        store(row("b c", "d 2, h 1", "text"), table="trigrams"),
+    ]
+    assert lines(drawn(events))[0] == "✎ | b c | d 2.0 | h 1.0"
+
+
+def test_no_empty_text_is_drawn() -> None:
+    """Plotly would lose a word of another trace when traces are exchanged in the page."""
+    for stop in range(2, len(recycling()) + 1):
+        words = [trace for trace in drawn(recycling()[:stop])["data"] if trace["mode"] == "text"]
+        assert all(text for trace in words for text in trace["text"])
 
 
 def test_weights_above_one_are_shaded_as_shares() -> None:
@@ -255,7 +327,8 @@ def test_hovering_a_key_says_where_its_row_comes_from_and_what_it_said_before() 
 
 def test_narration_and_table() -> None:
     assert successors.narrate(recycling()) == (
-        "The table holds 4 rows. In the latest step 2 were read and 4 written. 1 of 4 rows came from a rejected guess. "
+        "The table holds 4 rows. In the latest step the draft was read from 2 rows, then 4 rows were "
+        "written. 1 of 4 rows came from a rejected guess. "
         "Accepted guesses that were read from such rows: 0 of 2. "
         "After “in” its first guess is “range”, with 0.70."
     )

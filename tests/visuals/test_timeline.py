@@ -150,10 +150,29 @@ def test_bars_stand_where_the_passes_were() -> None:
     assert "pattern" in shown["draft ✕"]["marker"], "colour alone does not say that work was lost"
     assert "pattern" not in shown["draft ✓"]["marker"]
     assert virtual["model"]["base"] == [0.0, 0.12, 0.24]
-    assert shown["pre-verify"]["text"] == ["pre", "pre"]
+    assert shown["pre-verify round"]["text"] == ["pre", "pre"]
     assert drawing["layout"]["yaxis"]["ticktext"] == ["round", "model", "draft"]
     ranges = [drawing["layout"][axis]["range"] for axis in ("xaxis", "xaxis2")]
     assert ranges[0][1] - ranges[0][0] == pytest.approx(ranges[1][1] - ranges[1][0]), "seconds are equally long"
+
+
+def test_the_legend_names_the_rounds_and_tells_them_apart_without_colour() -> None:
+    shown = traces(PICTURE.draw(ahead()) or {})
+    before, after = shown["pre-verify round"], shown["post-verify round"]
+    assert all(trace.get("showlegend", True) for trace in (before, after))
+    assert before["marker"]["pattern"] != after["marker"]["pattern"]
+
+
+def test_a_hair_thin_pass_that_led_to_an_accepted_guess_can_be_seen() -> None:
+    marker = traces(PICTURE.draw(ahead()) or {})["draft ✓"]["marker"]
+    assert marker["line"]["color"] == marker["color"], "an outline like the panel would leave nothing of it"
+
+
+def test_the_axes_say_which_clock_they_are_and_nothing_stands_over_the_bars() -> None:
+    layout = (PICTURE.draw(ahead()) or {})["layout"]
+    titles = [layout[axis]["title"]["text"] for axis in ("xaxis", "xaxis2")]
+    assert titles == ["seconds of decode time", "virtual seconds: each model on a machine of its own"]
+    assert "annotations" not in layout
 
 
 def test_only_the_last_seconds_are_drawn_and_all_are_in_the_table() -> None:

@@ -227,6 +227,19 @@ def test_every_point_has_letter_symbol_and_name() -> None:
 # Theory
 
 
+def test_letters_of_points_that_fall_together_stand_on_different_sides() -> None:
+    points = overhead_drawing(lanes([(f"m{n}", [guessing(2, 1)]) for n in range(4)]))["data"][len(OVERHEADS) :]
+    assert len({point["textposition"] for point in points}) == 4
+
+
+def test_a_letter_stands_on_the_side_where_nothing_else_is() -> None:
+    """B lies a little to the right of A, so its letter does not stand between them."""
+    *_, base, other = overhead_drawing(two(guessing(1, 0)))["data"]
+    assert other["x"][0] > base["x"][0]
+    assert base["textposition"].endswith("left")
+    assert other["textposition"].endswith("right")
+
+
 def test_the_papers_formulas_hold_for_one_gamma_and_a_flat_curve() -> None:
     alpha, gamma, cost = 0.8, 5, 0.05
     expected = (1 - alpha ** (gamma + 1)) / (1 - alpha)

@@ -13,6 +13,7 @@ to another line.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ from visuals.versus.speed import ratios
 
 OVERHEADS = (0, 25, 50, 100, 200)
 """Per cent; a line for each."""
+WIDE, HIGH = 300, 240
+"""Pixels of the plot on a phone: there the points lie closest together."""
+SIDES = {"top left": (-14, 14), "top right": (14, 14), "bottom right": (14, -14), "bottom left": (-14, -14)}
+"""Where a letter may stand, and how far from its point, in pixels; sooner on the sides named first."""
 NONE_YET = "No contestant has come to its end beside the baseline yet, so there is no speed-up to show."
 
 
@@ -109,7 +114,8 @@ def draw(lanes: Sequence[Lane]) -> Drawing | None:
     right = 1.18 * max(1.5 * plain, *(one.tokens for one in found))
     top = 1.18 * max(1.25, *(one.speed_up for one in found))
     return drawing(
-        [_line(percent, plain, right, top) for percent in OVERHEADS] + [_point(one, lanes[0]) for one in found],
+        [_line(percent, plain, right, top) for percent in OVERHEADS]
+        + [_point(one, side, lanes[0]) for one, side in zip(found, _sides(found, right, top), strict=True)],
         height=340,
         min_width=330,
         margin={"t": 46, "l": 44, "r": 58, "b": 40},
@@ -140,7 +146,25 @@ def _line(percent: int, plain: float, right: float, top: float) -> dict[str, Any
     }
 
 
-def _point(one: Place, baseline: Lane) -> dict[str, Any]:
+def _sides(found: Sequence[Place], right: float, top: float) -> list[str]:
+    """Where each letter stands beside its point: where it is farthest from the other points and letters."""
+    spots = [(one.tokens / right * WIDE, one.speed_up / top * HIGH) for one in found]
+    letters: list[tuple[float, float]] = []
+    sides = []
+    for index, (x, y) in enumerate(spots):
+        taken = [spot for place, spot in enumerate(spots) if place != index] + letters
+        free = {
+            side: min((math.hypot(x + dx - u, y + dy - v) for u, v in taken), default=0.0)
+            for side, (dx, dy) in SIDES.items()
+        }
+        # Rounded, so that equally good sides keep their order.
+        side = max(free, key=lambda side: round(free[side]))
+        letters.append((x + SIDES[side][0], y + SIDES[side][1]))
+        sides.append(side)
+    return sides
+
+
+def _point(one: Place, side: str, baseline: Lane) -> dict[str, Any]:
     colour, _, symbol = one.lane.look
     cost = "the baseline" if one.lane.place == 0 else f"a pass takes {_longer(one.overhead)} {baseline.letter}"
     return {
@@ -151,8 +175,7 @@ def _point(one: Place, baseline: Lane) -> dict[str, Any]:
         "y": [round(one.speed_up, 4)],
         "marker": {"symbol": symbol, "size": 12, "color": colour, "line": {"color": LIGHT["panel"], "width": 1.5}},
         "text": [one.lane.letter],
-        # Points often lie close together: each contestant has its letter on a side of its own.
-        "textposition": ("bottom right", "top left", "bottom left", "top right")[one.lane.place],
+        "textposition": side,
         "textfont": {"size": NORMAL, "color": LIGHT["ink"]},
         "cliponaxis": False,
         "hovertemplate": f"{one.lane.letter}: %{{x:.2f}} tokens per pass, ×%{{y:.2f}}, {cost}<extra></extra>",

@@ -110,9 +110,9 @@ def draw(lanes: Sequence[Lane]) -> Drawing | None:
     return drawing(
         [bars, dots, words],
         height=120 + 44 * len(measured),
-        min_width=380,
+        min_width=340,
         margin={"t": 6, "l": 10, "r": 14, "b": 40},
-        xaxis=axis("tokens per second", range=[0, most * 1.45], nticks=6),
+        xaxis=axis("tokens per second", range=[0, most * 1.8], nticks=6),
         yaxis=axis("", autorange="reversed", showgrid=False, tickfont={"size": NORMAL, "color": LIGHT["ink"]}),
         bargap=0.4,
     )

@@ -207,9 +207,9 @@ def draw(lanes: Sequence[Lane], cheaper: float = 1.0, curve: Curve | None = None
         margin={"t": 52, "l": 36, "r": 14, "b": 62},
         showlegend=True,
         legend=legend(1.1),
-        xaxis=axis("acceptance rate α", range=[0, 1.02], domain=[0, 0.44], nticks=6),
+        xaxis=axis("acceptance rate α", range=[-0.04, 1.04], domain=[0, 0.44], nticks=6),
         yaxis=axis("", rangemode="tozero", nticks=6),
-        xaxis2=axis("acceptance rate α", range=[0, 1.02], domain=[0.56, 1], anchor="y2", nticks=6),
+        xaxis2=axis("acceptance rate α", range=[-0.04, 1.04], domain=[0.56, 1], anchor="y2", nticks=6),
         yaxis2=axis("", rangemode="tozero", anchor="x2", nticks=6),
         shapes=[_one()],
         annotations=[
@@ -231,7 +231,8 @@ def _costs(found: Sequence[Measured], cheaper: float) -> str:
     if not with_draft:
         return "c = 0: no draft model here, so guesses cost nothing to make."
     said = ", ".join(f"{one.lane.letter} c = {one.drafts.cost / cheaper:.3f}" for one in with_draft)
-    return said + (f", {cheaper:g} times cheaper than measured" if cheaper != 1 else ", as measured")
+    how = f"{cheaper:g} times cheaper than measured" if cheaper != 1 else "as measured"
+    return f"c, what making a guess costs in target passes: {said}, {how}"
 
 
 def _traces(one: Measured, curve: Curve, cheaper: float) -> list[dict[str, Any]]:

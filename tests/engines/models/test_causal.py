@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -11,30 +12,49 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import (
+    BambaConfig,
+    BambaForCausalLM,
+    DynamicCache,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2LMHeadModel,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
 )
 
 from engines.errors import NeedNotMet
-from engines.events import Cache, Event, Forward
+from engines.events import Cache, Event, Forward, Note
 from engines.method import Need
 from engines.models.causal import QUERY_SIZES, CausalModel, State, ancestors
 from engines.runner import run
 from tests.conftest import byte_tokenizer
-from tests.engines.laws import check_stream
+from tests.engines.laws import check_stream, finished
 
 PROMPT = [72, 101, 108, 108, 111, 44, 32]
 TREE = ([10, 20, 30, 40, 50, 60], [-1, 0, 0, 1, 1, 2])
+TINY: dict[str, Any] = {
+    "vocab_size": 257,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 1024,
+    "initializer_range": 0.3,
+    "eos_token_id": 256,
+    "pad_token_id": 256,
+    "bos_token_id": 256,
+}
 ALL = Need.ROLLBACK | Need.TREE_ATTENTION | Need.BATCH | Need.HIDDEN_STATES | Need.LOGITS
 
 
-def wrapped(network: PreTrainedModel, **options: bool) -> CausalModel:
-    return CausalModel(network, byte_tokenizer(), name="tiny", **options)
+def wrapped(network: PreTrainedModel, *, lean: bool = True) -> CausalModel:
+    return CausalModel(network, byte_tokenizer(), name="tiny", lean=lean)
 
 
 @pytest.fixture(scope="module", params=["lean llama", "stock llama", "stock gpt2"])
@@ -264,52 +284,188 @@ def close_wide(a: Tensor, b: Tensor) -> None:
 
 
 def tiny_mistral() -> CausalModel:
+    """Sees eight tokens back, in every layer."""
     torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=257,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        sliding_window=8,
-        max_position_embeddings=256,
-        eos_token_id=256,
-        pad_token_id=256,
-        bos_token_id=256,
-    )
+    config = MistralConfig(**TINY, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2, sliding_window=8)
     return wrapped(MistralForCausalLM(config))
 
 
 def tiny_mamba() -> CausalModel:
+    """A recurrent state and nothing else; transformers drops it in a pass of several tokens."""
     torch.manual_seed(0)
-    config = MambaConfig(
-        vocab_size=257,
-        hidden_size=32,
-        state_size=4,
-        num_hidden_layers=2,
-        eos_token_id=256,
-        pad_token_id=256,
-        bos_token_id=256,
+    return wrapped(MambaForCausalLM(MambaConfig(**TINY, state_size=4)))
+
+
+def tiny_lfm2() -> CausalModel:
+    """A layer of convolutions, which is a state, and one of attention."""
+    torch.manual_seed(0)
+    layers = ["conv", "full_attention"]
+    config = Lfm2Config(**TINY, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2, layer_types=layers)
+    return wrapped(Lfm2ForCausalLM(config))
+
+
+def tiny_gemma3() -> CausalModel:
+    """A layer that sees eight tokens back, and one that sees all."""
+    torch.manual_seed(0)
+    layers = ["sliding_attention", "full_attention"]
+    config = Gemma3TextConfig(
+        **TINY, intermediate_size=64, num_attention_heads=4, head_dim=8, layer_types=layers, sliding_window=8
     )
-    return wrapped(MambaForCausalLM(config))
+    return wrapped(Gemma3ForCausalLM(config))
 
 
-@pytest.mark.parametrize("make", [tiny_mistral, tiny_mamba], ids=["sliding window", "recurrent"])
-def test_a_cache_that_forgets_is_said_so_and_still_decodes(make: object) -> None:
-    model: CausalModel = make()  # type: ignore[operator]
-    assert not model.has & (Need.ROLLBACK | Need.TREE_ATTENTION | Need.BATCH)
-    for method in ("beam-search", "contrastive-search", "token-recycling"):
-        with pytest.raises(NeedNotMet, match=r"needs .*, which tiny does not have. Try greedy or sampling."):
-            run(model, method, "Hello")
-    for method in ("greedy", "sampling"):
-        events = list(run(model, method, "Hello, how are you?", max_new_tokens=20))
-        check_stream(model, events)
-    greedy = list(run(model, "greedy", "Hello, how are you?", max_new_tokens=20))[-1].token_ids  # type: ignore[attr-defined]
-    ids = model.encode("Hello, how are you?")
+def tiny_bamba() -> CausalModel:
+    """A recurrent layer before one of attention: transformers counts positions by the first."""
+    torch.manual_seed(0)
+    mamba = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_chunk_size": 4}
+    attention = {"num_attention_heads": 4, "num_key_value_heads": 2, "attn_layer_indices": [1]}
+    config = BambaConfig(**TINY, **mamba, **attention, intermediate_size=64)
+    return wrapped(BambaForCausalLM(config))
+
+
+def tiny_recurrent_gemma() -> CausalModel:
+    """A network that keeps its state to itself, where no copy of a cache reaches it."""
+    torch.manual_seed(0)
+    shape = TINY | {"num_hidden_layers": 3, "intermediate_size": 64, "num_attention_heads": 4}
+    config = RecurrentGemmaConfig(**shape, attention_window_size=8)
+    return wrapped(RecurrentGemmaForCausalLM(config))
+
+
+Made = Callable[[], CausalModel]
+WINDOWS = [tiny_mistral, tiny_gemma3]
+STATES = [tiny_mamba, tiny_lfm2, tiny_bamba]
+LONG = [(31 * index * index + 7) % 256 for index in range(60)]
+
+
+def test_what_a_cache_is_made_of_says_what_a_model_can_do() -> None:
+    for make in WINDOWS:
+        model = make()
+        assert model.has == ALL & ~Need.TREE_ATTENTION
+        assert not model.rereads
+    for make in STATES:
+        model = make()
+        assert model.has == ALL & ~(Need.TREE_ATTENTION | Need.BATCH)
+        assert model.rereads
+        assert model.stepwise == (make is tiny_mamba)
+    assert tiny_recurrent_gemma().has == Need.HIDDEN_STATES | Need.LOGITS
+
+
+@pytest.mark.parametrize("make", WINDOWS)
+def test_a_window_at_full_length_is_still_a_window(make: Made) -> None:
+    model = make()
+    state, theirs = model.start(), DynamicCache(config=model.network.config)
+    for stop in (20, 21, 22, 30, 60):
+        piece = LONG[state.length : stop]
+        with torch.inference_mode():
+            expected = model.network(torch.tensor([piece]), past_key_values=theirs).logits[0].float()
+        close(state.extend(piece), expected)
+
+
+@pytest.mark.parametrize("make", WINDOWS)
+@pytest.mark.parametrize("count", [1, 5, 30])
+def test_what_has_left_the_window_is_there_again_after_a_rollback(make: Made, count: int) -> None:
+    model = make()
+    state = started(model, LONG)
+    state.rollback(count)
+    kept = LONG[: len(LONG) - count]
+    close(state.extend([7, 8])[-1], fresh(model, [*kept, 7, 8]))
+    twins = state.fork(2)
+    twins.extend([[1], [2]])
+    twins.select([1, 1])
+    close(twins.extend([[3], [4]])[1, -1], fresh(model, [*kept, 7, 8, 2, 4]))
+
+
+@pytest.mark.parametrize("make", STATES)
+def test_several_tokens_behind_a_state_are_read_as_one_by_one(make: Made) -> None:
+    model = make()
+    state = started(model, LONG[:20])
+    for stop in (24, 25, 30):
+        close(state.extend(LONG[state.length : stop])[-1], fresh(model, LONG[:stop]))
+    with torch.inference_mode():
+        close(started(model, LONG[:20]).extend(LONG[20:30]), model.network(torch.tensor([LONG[:30]])).logits[0, 20:])
+
+
+@pytest.mark.parametrize("make", STATES)
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_a_rollback_of_a_state_reads_the_kept_tokens_again(make: Made, count: int) -> None:
+    model = make()
+    ledger: list[Event] = []
+    state = model.start(ledger)
+    state.extend(LONG[:20], last=True, lane="prompt")
+    logits = state.extend(LONG[20:25])
+    hidden = state.hidden
+    before = len(ledger)
+    state.rollback(count)
+    left = 5 - count
+    assert state.length == 20 + left
+    assert state.hidden is hidden, "the hidden states stay those of the pass that was asked for"
+    passes = [event for event in ledger[before:] if isinstance(event, Forward)]
+    assert sum(event.query for event in passes) == left
+    assert {event.lane for event in passes} <= {"target"}
+    assert [(event.kept, event.removed) for event in ledger if isinstance(event, Cache)] == [(20, 5)]
+    notes = [event.text for event in ledger if isinstance(event, Note) and "cannot forget single tokens" in event.text]
+    assert len(notes) == (left > 0)
+    kept = LONG[: 20 + left]
+    close(state.extend([7])[-1], fresh(model, [*kept, 7]))
+    close(logits[-1], fresh(model, LONG[:25]))
+
+
+@pytest.mark.parametrize("make", STATES)
+def test_a_second_rollback_reads_again_and_says_no_more(make: Made) -> None:
+    model = make()
+    ledger: list[Event] = []
+    state = model.start(ledger)
+    state.extend(LONG[:20], last=True)
+    for stop in (25, 27):
+        state.extend(LONG[state.length : stop])
+        state.rollback(2)
+    assert state.length == 25
+    close(state.extend([7])[-1], fresh(model, [*LONG[:25], 7]))
+    assert sum(isinstance(event, Note) and "cannot forget" in event.text for event in ledger) == 1
+
+
+def test_a_state_goes_back_no_further_than_its_last_pass() -> None:
+    state = started(tiny_lfm2(), LONG[:20])
+    state.extend([1, 2, 3])
+    with pytest.raises(AssertionError, match="cannot forget 4 of the 3 tokens of the last pass"):
+        state.rollback(4)
+    state.extend([4])
+    with pytest.raises(AssertionError, match="the last pass had one token"):
+        state.rollback(1)
+
+
+def test_the_cost_of_a_pass_can_be_measured_with_a_state() -> None:
+    curve = tiny_lfm2().cost_curve(cached=8, repeats=1)
+    assert curve.x == QUERY_SIZES
+    assert min(curve.y) > 0
+
+
+@pytest.mark.parametrize("make", [*WINDOWS, *STATES])
+def test_plain_decoding_is_the_networks_own_also_behind_a_long_prompt(make: Made) -> None:
+    model = make()
+    prompt = "Hello, how are you? " * 15  # more than one piece of a prompt
+    greedy = finished(list(run(model, "greedy", prompt, raw=True, max_new_tokens=6))).token_ids
+    ids = model.encode(prompt, raw=True)
     for token in greedy:
         assert token == int(fresh(model, ids).argmax())
         ids.append(token)
+    for method in ("greedy", "sampling"):
+        check_stream(model, list(run(model, method, "Hello", max_new_tokens=20)))
+
+
+@pytest.mark.parametrize(
+    ("make", "method"),
+    [
+        (tiny_mistral, "contrastive-search"),
+        (tiny_mamba, "contrastive-search"),
+        (tiny_mamba, "beam-search"),
+        (tiny_recurrent_gemma, "token-recycling"),
+        (tiny_recurrent_gemma, "beam-search"),
+    ],
+)
+def test_what_a_cache_cannot_do_is_refused_with_a_reason(make: Made, method: str) -> None:
+    with pytest.raises(NeedNotMet, match=r"needs .*, which tiny does not have. Try greedy or sampling."):
+        run(make(), method, "Hello")
 
 
 def test_a_llama_that_differs_in_architecture_takes_the_general_path(tiny_llama: CausalModel) -> None:
