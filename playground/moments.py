@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from engines.errors import DecodingError
-from engines.events import Commit, Draft, Event, Judged, Note, Verdict
+from engines.events import Commit, Draft, Event, Judged, Mask, Note, Suggestions, Verdict
 from playground.answering import Moment
 from playground.ui.shelf import steps
 from visuals.overlap import chosen, token_of
@@ -21,6 +21,10 @@ PLACES = {"first": 0, "second": 1, "third": 2, "last": -1}
 
 FAIR = (0.1, 0.9)
 """Chances of a guess that neither side can be sure of."""
+HEAVY, LIGHT = 0.9, 0.05
+"""Blocked probability that is nearly all, and nearly nothing."""
+NARROW = 8
+"""Tokens that one can take in at a glance."""
 READABLE = 0.05
 """What can be told apart in a picture by eye."""
 
@@ -105,6 +109,41 @@ def _paused(step: Sequence[Event]) -> bool:
     return noted and not any(isinstance(event, Draft) for event in step)
 
 
+def _heavy_mask(step: Sequence[Event]) -> bool:
+    """Most of what the model wanted was blocked."""
+    return any(mask.blocked_mass > HEAVY for mask in _masks(step))
+
+
+def _light_mask(step: Sequence[Event]) -> bool:
+    """Nearly everything that the model wanted was allowed, though not everything was."""
+    return any(mask.blocked_mass < LIGHT and mask.allowed < mask.vocabulary for mask in _masks(step))
+
+
+def _open_mask(step: Sequence[Event]) -> bool:
+    """Most of the vocabulary was allowed."""
+    return any(mask.allowed > mask.vocabulary / 2 for mask in _masks(step))
+
+
+def _narrow_mask(step: Sequence[Event]) -> bool:
+    """A handful of tokens was allowed, more than one."""
+    return any(1 < mask.allowed <= NARROW for mask in _masks(step))
+
+
+def _lone_mask(step: Sequence[Event]) -> bool:
+    """One token was allowed."""
+    return any(mask.allowed == 1 for mask in _masks(step))
+
+
+def _suggestion(step: Sequence[Event]) -> bool:
+    """An analyser was asked and had an answer."""
+    return any(isinstance(event, Suggestions) and event.state == "asked" and event.count for event in step)
+
+
+def _masks(step: Sequence[Event]) -> list[Mask]:
+    written = any(isinstance(event, Commit) for event in step)
+    return [event for event in step if isinstance(event, Mask)] if written else []
+
+
 def _verdicts(step: Sequence[Event]) -> list[Verdict]:
     return [event for event in step if isinstance(event, Verdict)]
 
@@ -130,5 +169,11 @@ HAPPENINGS: dict[str, Happening] = {
     "close call": _close_call,
     "clear replacement": _clear_replacement,
     "pause": _paused,
+    "heavy mask": _heavy_mask,
+    "light mask": _light_mask,
+    "open mask": _open_mask,
+    "narrow mask": _narrow_mask,
+    "lone mask": _lone_mask,
+    "suggestion": _suggestion,
 }
 """What can happen in a step, by name."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 TIE = 1e-4
 DRAWS, LENGTH = 2000, 4
 """Continuations drawn on the twin, and tokens in each."""
+CONSTRAINT = ("constraint", "grammar")
 PENALTIES = ("repetition_penalty", "frequency_penalty", "presence_penalty")
 PATIENCE = 0.5
 """Seconds that a step of a proof waits for the runs in progress to end."""
@@ -113,7 +114,9 @@ def _check_distribution(events: Sequence[Event]) -> Iterator[Proof]:
     from engines.goodness_of_fit import distribution_test
 
     header = _header(events)
-    for fit in distribution_test(header.method, header.params, DRAWS, length=LENGTH):
+    # The twin spells other words than the model, so the rule is tested without the constraint.
+    params = {name: value for name, value in header.params.items() if name not in CONSTRAINT}
+    for fit in distribution_test(header.method, params, DRAWS, length=LENGTH):
         yield Proof(kind="distribution", done=fit.draws, count=DRAWS, fit=fit)
 
 
@@ -146,13 +149,15 @@ def _check_tokens(events: Sequence[Event], model: CausalModel) -> Iterator[Proof
 
 
 def plain_setup(events: Sequence[Event]) -> Setup:
-    """The same request to plain decoding: greedy, or with the run's penalties the sampler at temperature 0."""
+    """The same request to plain decoding, constraint included: greedy, or with penalties sampling at 0."""
     setup = Setup.of(events)
     penalties = {name: setup.params[name] for name in PENALTIES if name in setup.params}
+    constrained = setup.params.get("constraint", "none") != "none"
+    held = {name: setup.params[name] for name in CONSTRAINT} if constrained else {}
     return msgspec.structs.replace(
         setup,
         method="sampling" if penalties else "greedy",
-        params={"temperature": 0.0, **penalties} if penalties else {},
+        params={"temperature": 0.0, **penalties, **held} if penalties else held,
         max_new_tokens=len(_generated(events)),
         stop=(),
         time_limit=None,

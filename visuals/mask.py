@@ -128,7 +128,13 @@ def draw(events: Sequence[Event]) -> Drawing | None:
     map_band = stack.take(rows * CELL_HIGH, 0)
     first = steps[0].position
     ends = [min(first, mask.position) - 0.5, max(steps[-1].position, mask.position, first + FEWEST_COLUMNS - 1) + 0.5]
-    across = {"range": ends, "fixedrange": True, "showgrid": False, "zeroline": False, "tickfont": {"size": SMALL}}
+    across: dict[str, Any] = {
+        "range": ends,
+        "fixedrange": True,
+        "showgrid": False,
+        "zeroline": False,
+        "tickfont": {"size": SMALL},
+    }
     share = f"<b>{_percent(mask.blocked_mass)}</b> of what the model wanted at position {mask.position} is blocked"
     left = f"<b>{mask.allowed:,}</b> of {mask.vocabulary:,} tokens {'is' if mask.allowed == 1 else 'are'} left"
     if mask.end_allowed:
@@ -143,15 +149,15 @@ def draw(events: Sequence[Event]) -> Drawing | None:
         stack.label("<b>wanted, but blocked</b>", lists - 5),
         stack.label("<b>wanted and allowed</b>", lists - 5, x=HALF / 100),
         stack.label(
-            "<b>the vocabulary in byte order</b> · strong: most of a piece is allowed · pale: some · grey: none",
+            "<b>vocabulary in byte order</b> · strong: most allowed · pale: some",
             map_band.top - 6,
         ),
     ]
     return drawing(
         [*_strip(steps), *_lists(mask), _map(mask, rows)],
         height=stack.height + 8,
-        min_width=560,
-        margin={"l": 46, "r": 10, "t": 0, "b": 8},
+        min_width=480,
+        margin={"l": 42, "r": 10, "t": 0, "b": 8},
         bargap=0.15,
         barmode="overlay",
         xaxis=axis(anchor="y2", showticklabels=True, tickformat="d", **across),
@@ -175,38 +181,40 @@ def draw(events: Sequence[Event]) -> Drawing | None:
         yaxis3=hidden_axis(domain=stack.domain(list_band), range=[SHOWN - 0.5, -0.5], fixedrange=True),
         xaxis3=hidden_axis(range=[-0.5, COLUMNS - 0.5], anchor="y4", fixedrange=True),
         yaxis4=hidden_axis(domain=stack.domain(map_band), range=[rows - 0.5, -0.5], fixedrange=True),
-        shapes=[
-            {
-                "type": "rect",
-                "xref": "x",
-                "yref": "paper",
-                "x0": mask.position - 0.5,
-                "x1": mask.position + 0.5,
-                "y0": stack.domain(count_band)[0],
-                "y1": stack.domain(mass_band)[1],
-                "line": {"width": 1, "color": LIGHT["soft"], "dash": "dot"},
-                "fillcolor": "rgba(0,0,0,0)",
-            }
-        ],
+        shapes=[_frame(mask.position, stack.domain(band)) for band in (mass_band, count_band)],
         annotations=words,
     )
+
+
+def _frame(position: int, across: list[float]) -> dict[str, Any]:
+    """Says which column is the step shown below."""
+    return {
+        "type": "rect",
+        "xref": "x",
+        "yref": "paper",
+        "x0": position - 0.5,
+        "x1": position + 0.5,
+        "y0": across[0],
+        "y1": across[1],
+        "line": {"width": 1, "color": LIGHT["soft"], "dash": "dot"},
+        "fillcolor": "rgba(0,0,0,0)",
+    }
 
 
 class _Band:
     """A horizontal strip of the drawing, in pixels from the top."""
 
-    def __init__(self, top: float, bottom: float) -> None:
+    def __init__(self, top: int, bottom: int) -> None:
         self.top, self.bottom = top, bottom
 
 
 class _Stack:
     """Bands from the top down; Plotly wants them as parts of the whole from the bottom up."""
 
-    def __init__(self, top: float) -> None:
+    def __init__(self, top: int) -> None:
         self.height = top
-        self._labels: list[tuple[dict[str, Any], float]] = []
 
-    def take(self, high: float, gap: float) -> _Band:
+    def take(self, high: int, gap: int) -> _Band:
         """The next band, and free room below it."""
         band = _Band(self.height, self.height + high)
         self.height += high + gap
@@ -220,8 +228,7 @@ class _Stack:
         self, text: str, bottom: float, *, x: float = 0.0, size: int = NORMAL, color: str = LIGHT["soft"]
     ) -> dict[str, Any]:
         """A line of text that stands on this height."""
-        shift = 0 if x else -38
-        return label(text, x, round(1 - bottom / self.height, 5), xshift=shift, font={"size": size, "color": color})
+        return label(text, x, round(1 - bottom / self.height, 5), font={"size": size, "color": color})
 
 
 def _strip(steps: Sequence[Mask]) -> list[dict[str, Any]]:
@@ -265,7 +272,7 @@ def _lists(mask: Mask) -> list[dict[str, Any]]:
         ink = BLOCKED.ink if side else LIGHT["ink"]
         for row, choice in enumerate(choices):
             p = _share(choice.p)
-            name = visible(choice.token, 13)
+            name = visible(choice.token, 10)
             names.append((base, row, f"{BLOCKED.mark} {name}" if side else name, ink))
             told = f"{visible(choice.token)} · {p:.4f} {'blocked' if side else 'allowed'}"
             bars.append((base + NAME, BAR * p / longest, row, side, told))
@@ -346,7 +353,7 @@ def _state(mask: Mask) -> list[str]:
     """The reader's state in lines that fit."""
     lines: list[str] = []
     for heading, text in list(mask.state.items())[:HEADINGS]:
-        said = f"{heading[:40]}: {text[:400]}"
+        said = "".join(char if char.isprintable() else "·" for char in f"{heading[:40]}: {text[:400]}")
         for line in textwrap.wrap(said, LINE, subsequent_indent="    ", break_long_words=True)[:3]:
             lines.append(safe(line))
     return lines[:LINES]

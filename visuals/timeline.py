@@ -21,6 +21,8 @@ from visuals.reading import depths
 WINDOW = 3.0
 """Seconds that are shown, the last ones: in a whole run the bars would be hair-thin."""
 MOST_BARS = 120
+ROOM = 0.1
+"""The share of the picture that a round must have for its name to fit, on a phone too."""
 TOUCHING = 1e-6
 """Seconds by which a pass may seem to begin before the last one ended."""
 LATEST = 1e9
@@ -30,7 +32,7 @@ MODES = {"pre-verify": "pre", "post-verify": "post"}
 _ROWS = {"prompt": 1, "target": 1, "draft": 2}
 """The model's lane and the draft's; row 0 is for the rounds."""
 _HATCHED = {"shape": "/", "fgcolor": ROLES["rejected"].ink, "size": 5, "solidity": 0.35}
-_WAITING = {"shape": "x", "fgcolor": ROLES["undecided"].edge, "size": 6, "solidity": 0.2}
+_WAITING = {"shape": "x", "fgcolor": LIGHT["line"], "size": 6, "solidity": 0.2}
 _DOTTED = {"shape": ".", "fgcolor": ROLES["undecided"].edge, "size": 5, "solidity": 0.3}
 FATES: dict[str, tuple[str, dict[str, Any]]] = {
     "prompt": ("prompt", {"color": SURE[4], "line": {"color": LIGHT["accent"], "width": 1}}),
@@ -304,7 +306,7 @@ def draw(events: Sequence[Event]) -> Drawing | None:
     rows = {1: "model", 2: "draft"}
     if rounds:
         rows[0] = "round"
-        traces += [_rounds(mode, rounds) for mode in ("pre", "post")]
+        traces += [_rounds(mode, rounds, start, end) for mode in ("pre", "post")]
     span = "decode time" if start <= 0 else "decode time, the last ones"
     layout: dict[str, Any] = {
         "xaxis": axis(f"seconds of {span}", range=[start, end], showgrid=False, anchor="y", nticks=6),
@@ -316,7 +318,7 @@ def draw(events: Sequence[Event]) -> Drawing | None:
         first = min(bar.virtual or 0.0 for bar in placed)
         traces += [_bars(fate, placed, virtual=True) for fate in FATES]
         layout["xaxis2"] = axis(
-            "virtual seconds: each model on a machine of its own",
+            "virtual seconds: a machine for each model",
             range=[first, first + wide],
             showgrid=False,
             anchor="y2",
@@ -334,7 +336,6 @@ def draw(events: Sequence[Event]) -> Drawing | None:
         barmode="overlay",
         showlegend=True,
         legend=legend(1.04),
-        uniformtext={"minsize": SMALL, "mode": "hide"},
         **layout,
     )
 
@@ -380,8 +381,10 @@ def _hover(bar: Bar, name: str) -> str:
     return f"{name}<br>{milliseconds(event.seconds)} from {bar.begin:.3f} s, {tokens} behind {event.cached}{guess}"
 
 
-def _rounds(mode: str, rounds: Sequence[Round]) -> dict[str, Any]:
+def _rounds(mode: str, rounds: Sequence[Round], start: float, end: float) -> dict[str, Any]:
+    """The rounds from `start` to `end`, named where there is room."""
     mine = [turn for turn in rounds if turn.mode == mode]
+    seconds = [turn.end - max(turn.begin, start) for turn in mine]
     role = ROLES["bonus" if mode == "post" else "undecided"]
     return {
         "type": "bar",
@@ -389,11 +392,11 @@ def _rounds(mode: str, rounds: Sequence[Round]) -> dict[str, Any]:
         "name": f"{mode}-verify round",
         "xaxis": "x",
         "yaxis": "y",
-        "base": [turn.begin for turn in mine],
-        "x": [turn.end - turn.begin for turn in mine],
+        "base": [max(turn.begin, start) for turn in mine],
+        "x": seconds,
         "y": [0] * len(mine),
         "width": 0.6,
-        "text": [mode] * len(mine),
+        "text": [mode if True else "" for shown in seconds],
         "textposition": "inside",
         "insidetextanchor": "middle",
         "textangle": 0,

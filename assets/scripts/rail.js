@@ -141,14 +141,15 @@
   };
 
   /* Sliders, numbers, choices and switches from settings; the value that travels is {settings, values}. */
-  P.kinds.controls = (element, { props, watch }) => {
+  P.kinds.controls = (element, { props, watch, server }) => {
     let state = { settings: [], values: {} };
     const front = make("div", { class: "fields" });
     const rest = make("div", { class: "fields" });
     const summary = make("summary");
     const more = make("details", { class: "more" }, summary, rest);
     more.addEventListener("toggle", () => more.open && more.scrollIntoView({ block: "nearest" }));
-    element.replaceChildren(make("div", { class: "controls" }, front, more));
+    const constrained = make("div", { class: "constrained" });
+    element.replaceChildren(make("div", { class: "controls" }, front, constrained, more));
 
     function set(name, entry) {
       state.values[name] = entry;
@@ -157,7 +158,7 @@
     }
 
     function summarise() {
-      const hidden = state.settings.filter((setting) => setting.more);
+      const hidden = state.settings.filter((setting) => setting.more && !setting.section);
       const said = hidden.filter((setting) => setting.summary).map((setting) => `${P.say(setting.label).toLowerCase()} ${state.values[setting.name] ?? P.say("play.off")}`);
       summary.textContent = [...said, P.say("play.more")].join(" · ");
       more.hidden = !hidden.length;
@@ -204,8 +205,14 @@
       const value = P.parse(props.value, null);
       if (!value) return;
       state = value;
-      front.replaceChildren(...state.settings.filter((setting) => !setting.more).map(field));
-      rest.replaceChildren(...state.settings.filter((setting) => setting.more).map(field));
+      front.replaceChildren(...state.settings.filter((setting) => !setting.more && !setting.section).map(field));
+      rest.replaceChildren(...state.settings.filter((setting) => setting.more && !setting.section).map(field));
+      const settings = state.settings.filter((setting) => setting.section === "constraint");
+      const get = (name) => state.values[name];
+      const editor = settings.length ? P.constraint({ settings, prefix: state.prefix ?? "set", get, set, server, page: element.closest(".page") }) : null;
+      constrained.replaceChildren(...(editor ? [editor] : []));
+      // Where the constraint is the point of the method, it comes first.
+      constrained.classList.toggle("first", settings.some((setting) => setting.choices?.length && setting.default !== "none"));
       summarise();
     }
     watch("value", update);

@@ -57,7 +57,7 @@ class Params(Sampling, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 SPARE = 2
 """Tokens left beyond the shortest ending when it is taken."""
-ENDING_WITHIN = 24
+ENDING_WITHIN = 64
 """The ending is looked for when so many tokens, or fewer, are left."""
 
 
@@ -96,3 +96,7 @@ def grammar_mask(run: Run, params: Params) -> Iterator[Event]:
         token = sampler.draw(distribution.probabilities, run.rng)
         sampler.learn(token, logits)
         yield from run.commit(run.placed(token, logits=logits, final=float(distribution.probabilities[token])))
+    if sampler.gate and run.reason != "end of text" and not sampler.gate.follow(run.output).accepting:
+        yield Note(
+            text="The text was cut before it was valid. Allow more new tokens, or switch on finish, which closes it."
+        )

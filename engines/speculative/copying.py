@@ -56,9 +56,13 @@ class Copier:
         self._index, self._block = index, block
         self._matched = 0
         """Length of the match that the present guess rests on."""
+        self._text: list[int] = []
+        """Prompt and output. It grows along: a long prompt is not copied at every turn."""
 
     def propose(self, run: Run) -> Generator[Event, None, TokenTree]:
-        text = run.sequence
+        text = self._text or run.prompt.copy()
+        text += run.output[len(text) - len(run.prompt) :]
+        self._text = text
         tree = TokenTree(run.root)
         if found := self._index.find(text):
             end, n = found

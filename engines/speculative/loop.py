@@ -77,7 +77,8 @@ def speculate(
             again = cost(run.cost_curve(), 1 + held) if rereads and held < guesses else 0.0
             if note := payback.count(guesses, held, drafting(tree) + again):
                 yield note
-        assert run.finished or run.state.length == cached + 1 + len(verification.path) == len(run.sequence) - 1
+        text = len(run.prompt) + len(run.output)
+        assert run.finished or run.state.length == cached + 1 + len(verification.path) == text - 1
 
 
 def commit_path(

@@ -11,10 +11,13 @@ import msgspec
 
 from engines.method import NEED_WORDS, Method, Need, Setting
 from playground.texts import Text, text
+from playground.ui.constraint import gallery, read
 from playground.ui.live import ASSETS, Live, encode
 
 FRONT_SETTINGS = 3
 """Settings shown before "more…"."""
+KIND, EDITOR = "constraint", "grammar"
+"""The setting that says what kind of constraint there is, and the editor that its text asks for."""
 
 
 class Prompt(msgspec.Struct, frozen=True):
@@ -53,10 +56,11 @@ class Card(Live):
 
 
 class Controls(Live):
-    """Sliders, numbers, choices and switches. Its value holds the settings and what the user chose."""
+    """Sliders, numbers, choices, switches, and an editor of grammars. Its value holds the settings and what the user
+    chose; its server functions read a grammar that is being typed, and tell the gallery."""
 
     def __init__(self, value: str = "", **props: Any) -> None:
-        super().__init__("controls", value, **props)
+        super().__init__("controls", value, server=(read, gallery), **props)
 
 
 class Message(Live):
@@ -166,14 +170,12 @@ RUN_SETTINGS: tuple[dict[str, Any], ...] = (
 
 def controls(method: Method, values: Mapping[str, Any] | None = None) -> str:
     """The value of a `Controls` for `method`; `values` keeps what was chosen before where it still applies."""
-    own = [_control(setting, more=place >= FRONT_SETTINGS) for place, setting in enumerate(method.settings())]
-    return controls_of([*own, *map(_shared, RUN_SETTINGS)], values, method=method.id)
+    return controls_of([*_own(method, FRONT_SETTINGS), *map(_shared, RUN_SETTINGS)], values, method=method.id)
 
 
 def own_controls(method: Method, values: Mapping[str, Any] | None = None, *, prefix: str) -> str:
     """As `controls`, with the method's own settings only, all behind "more…"; `prefix` begins the fields' ids."""
-    own = [_control(setting, more=True) for setting in method.settings()]
-    return controls_of(own, values, method=method.id, prefix=prefix)
+    return controls_of(_own(method, 0), values, method=method.id, prefix=prefix)
 
 
 def run_controls(settings: Iterable[dict[str, Any]], values: Mapping[str, Any] | None = None, *, prefix: str) -> str:
@@ -200,6 +202,19 @@ def controls_of(
             "values": {setting["name"]: kept.get(setting["name"], setting["default"]) for setting in settings},
         }
     )
+
+
+def _own(method: Method, front: int) -> list[dict[str, Any]]:
+    """A method's settings, all but `front` of them behind "more…". A grammar and its kind stand in a part of their
+    own."""
+    settings = method.settings()
+    edited = any(setting.editor == EDITOR for setting in settings)
+    apart = {setting.name for setting in settings if setting.editor == EDITOR or (edited and setting.name == KIND)}
+    first = [setting.name for setting in settings if setting.name not in apart][:front]
+    return [
+        _control(setting, more=setting.name not in first) | {"section": KIND if setting.name in apart else ""}
+        for setting in settings
+    ]
 
 
 def _control(setting: Setting, *, more: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Prompts of many kinds, for oracles that compare methods with plain decoding: twenty, and ten more, short ones."""
+"""Prompts of many kinds, for oracles that compare methods with plain decoding: twenty, and ten with short answers."""
 
 PROMPTS = (
     "What is photosynthesis? Explain it simply.",
@@ -24,15 +24,16 @@ PROMPTS = (
     "¿Qué es un agujero negro? 🕳️ Explícalo en español.",
 )
 
-MORE_PROMPTS = (
-    "Count from 1 to 30.",
-    "Say the word echo twenty times.",
-    "Write the alphabet, one letter per line.",
-    "What is 17 times 23?",
-    "Spell the word necessary backwards.",
-    "Write an HTML table with two rows.",
-    "Give three synonyms of quick.",
-    "Continue: 1, 1, 2, 3, 5, 8,",
+SHORT_ANSWERS = (
+    "What is the capital of France?",
+    "Reply with one word: what colour is grass?",
+    "How many legs has a spider?",
+    "Translate to Spanish: good morning",
+    "Thank you very much!",
+    "Complete: roses are red,",
+    "Repeat: one two three one two three",
+    "What is the plural of mouse?",
+    "Name one planet.",
     "Wie heißt die Hauptstadt von Österreich?",
-    "?!?!?!?!",
 )
+"""The end of text comes within 40 tokens, and so among the guesses."""

@@ -144,6 +144,8 @@ def test_plain_decoding_gets_the_same_request(tiny_llama: CausalModel) -> None:
     penalised = with_header(events, params={"temperature": 0.0, "presence_penalty": 1.0, "guesses": 3})
     assert plain_setup(penalised).method == "sampling"
     assert plain_setup(penalised).params == {"temperature": 0.0, "presence_penalty": 1.0}
+    held = with_header(events, params={"temperature": 0.0, "constraint": "regex", "grammar": "a+", "guesses": 3})
+    assert plain_setup(held).params == {"constraint": "regex", "grammar": "a+"}
 
 
 def test_a_prompt_that_is_read_otherwise_cannot_be_compared(tiny_llama: CausalModel) -> None:

@@ -112,7 +112,7 @@ def bush(leaves: int, right: int) -> list[Event]:
     ]
 
 
-@pytest.mark.parametrize("right", [12, 50, 80])
+@pytest.mark.parametrize("right", [12, 22, 50, 68, 80])
 def test_of_a_tree_too_tall_the_root_and_the_accepted_path_are_in_sight(right: int) -> None:
     drawing = draft_tree.draw(bush(90, right))
     assert drawing is not None

@@ -163,6 +163,19 @@ def test_the_legend_names_the_rounds_and_tells_them_apart_without_colour() -> No
     assert before["marker"]["pattern"] != after["marker"]["pattern"]
 
 
+def test_a_round_is_named_only_where_there_is_room_and_begins_in_the_picture() -> None:
+    events: list[Event] = []
+    for step in range(40):  # four seconds, of which three are shown
+        events += [target(step * 0.1, 0.05), *drafts(step * 0.1), *chain(step, "a-", "pre-verify")]
+    events += [target(4.0, 0.5), *drafts(4.0), *chain(40, "a-", "post-verify")]
+    drawing = PICTURE.draw(events)
+    assert drawing is not None
+    shown = traces(drawing)
+    assert set(shown["pre-verify round"]["text"]) == {""}
+    assert shown["post-verify round"]["text"] == ["post"]
+    assert min(shown["pre-verify round"]["base"]) >= drawing["layout"]["xaxis"]["range"][0]
+
+
 def test_a_hair_thin_pass_that_led_to_an_accepted_guess_can_be_seen() -> None:
     marker = traces(PICTURE.draw(ahead()) or {})["draft ✓"]["marker"]
     assert marker["line"]["color"] == marker["color"], "an outline like the panel would leave nothing of it"
@@ -171,7 +184,7 @@ def test_a_hair_thin_pass_that_led_to_an_accepted_guess_can_be_seen() -> None:
 def test_the_axes_say_which_clock_they_are_and_nothing_stands_over_the_bars() -> None:
     layout = (PICTURE.draw(ahead()) or {})["layout"]
     titles = [layout[axis]["title"]["text"] for axis in ("xaxis", "xaxis2")]
-    assert titles == ["seconds of decode time", "virtual seconds: each model on a machine of its own"]
+    assert titles == ["seconds of decode time", "virtual seconds: a machine for each model"]
     assert "annotations" not in layout
 
 

@@ -1,0 +1,123 @@
+"""What a constrained run can answer: of one mask, and of what all masks took from the model."""
+
+from __future__ import annotations
+
+import math
+
+from engines.events import Choice, Commit, Mask
+from playground.answering import Answer, Moment, NoAnswer, answer, count, in_order, last, percent
+from visuals.spelling import plain
+
+OFFERED = 3
+"""Tokens of each side to choose from."""
+PARTS = ((1, "one"), (10, "2 to 10"), (1000, "11 to 1,000"))
+"""How many tokens a mask leaves: up to how many, and its name."""
+BEYOND = "more than 1,000"
+
+
+@answer
+def allowed(moment: Moment) -> Answer:
+    """How many tokens the mask of this step left."""
+    return count(last(moment.step, Mask).allowed)
+
+
+@answer
+def allowed_roughly(moment: Moment) -> Answer:
+    """The same to choose from a row."""
+    number = last(moment.step, Mask).allowed
+    name = next((name for most, name in PARTS if number <= most), BEYOND)
+    return Answer(name, (*(name for _, name in PARTS), BEYOND))
+
+
+@answer
+def vocabulary(moment: Moment) -> Answer:
+    """How many tokens the model knows."""
+    return count(last(moment.step, Mask).vocabulary)
+
+
+@answer
+def blocked(moment: Moment) -> Answer:
+    """How much of the model's probability the mask of this step took away, in percent."""
+    return percent(last(moment.step, Mask).blocked_mass)
+
+
+@answer
+def wish(moment: Moment) -> Answer:
+    """The blocked token that the model wanted most, among what it wanted and could have."""
+    mask = last(moment.step, Mask)
+    if not mask.wanted:
+        raise NoAnswer("Nothing that the model wanted was blocked in this step.")
+    return Answer(plain(mask.wanted[0].token), _offered(mask.wanted, mask.permitted))
+
+
+@answer
+def wish_share(moment: Moment) -> Answer:
+    """The model's probability of that token."""
+    mask = last(moment.step, Mask)
+    return percent(mask.wanted[0].p if mask.wanted else None)
+
+
+@answer
+def consolation(moment: Moment) -> Answer:
+    """The token that was written in this step."""
+    return Answer(plain(last(moment.step, Commit).tokens[0].token))
+
+
+@answer
+def consolation_share(moment: Moment) -> Answer:
+    """The model's own probability of it, before the mask."""
+    return percent(last(moment.step, Commit).tokens[0].raw)
+
+
+@answer
+def choices_left(moment: Moment) -> Answer:
+    """The allowed tokens that the model finds most probable, in order."""
+    tokens = [f"`{plain(choice.token)}`" for choice in last(moment.step, Mask).permitted]
+    return Answer(", ".join(tokens))
+
+
+@answer
+def heavy_masks(moment: Moment) -> Answer:
+    """In how many steps so far more than half of the probability was blocked."""
+    return count(sum(mask.blocked_mass > 0.5 for mask in _masks(moment)))
+
+
+@answer
+def masks(moment: Moment) -> Answer:
+    """How many masks there were so far."""
+    return count(len(_masks(moment)))
+
+
+@answer
+def given_up(moment: Moment) -> Answer:
+    """Log-probability that the masks have cost so far: -Σ ln(1 - blocked), in nats."""
+    lost = -sum(math.log(max(1e-12, 1 - mask.blocked_mass)) for mask in _masks(moment))
+    return Answer(f"{lost:.1f}", number=lost)
+
+
+@answer
+def longer_odds(moment: Moment) -> Answer:
+    """How improbable it was that the model would keep to the language by itself as far as this: once in so many tries."""
+    lost = -sum(math.log(max(1e-12, 1 - mask.blocked_mass)) for mask in _masks(moment))
+    odds = math.exp(min(lost, 60.0))
+    if odds < 1e6:
+        return Answer(f"{odds:,.0f}", number=odds)
+    return Answer(f"10^{round(math.log10(odds))}", number=odds)
+
+
+@answer
+def mask_time(moment: Moment) -> Answer:
+    """Milliseconds that the mask of this step took."""
+    seconds = last(moment.step, Mask).seconds
+    return Answer(f"{1000 * seconds:.2f}", number=1000 * seconds)
+
+
+def _masks(moment: Moment) -> list[Mask]:
+    found = [event for event in moment.events if isinstance(event, Mask)]
+    if not found:
+        raise NoAnswer("Nothing was masked in this run.")
+    return found
+
+
+def _offered(*rows: tuple[Choice, ...]) -> tuple[str, ...]:
+    return in_order([plain(choice.token) for row in rows for choice in row[:OFFERED]])
