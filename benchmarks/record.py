@@ -40,7 +40,7 @@ RUNS: dict[str, Setup] = {
     "mask-json": Setup(method="grammar-mask", prompt="json-person", max_new_tokens=60),
     "mask-forced": Setup(method="grammar-mask", prompt="json-person", params={"forcing": True}, max_new_tokens=60),
     "free-json": Setup(method="greedy", prompt="json-person", max_new_tokens=60),
-    "mask-city": Setup(method="grammar-mask", prompt="qa-capital", params=CITY, max_new_tokens=12),
+    "mask-city": Setup(method="grammar-mask", prompt="city-tower", params=CITY, max_new_tokens=12),
     "token-recycling": Setup(method="token-recycling", prompt="math-change", params=GUESSING["token-recycling"]),
     "token-recycling-wide": Setup(
         method="token-recycling", prompt="math-change", params={"nodes": 80, "fallback": False}

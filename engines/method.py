@@ -136,10 +136,13 @@ class Method:
         """
         values = dict(values or {})
         settings = {setting.name: setting for setting in self.settings()}
-        for name, value in values.items():
+        for name, value in list(values.items()):
             if name not in settings:
                 hint = nearest(name, settings) if settings else "It has no parameters."
                 raise BadParameter(f"{self.title} has no parameter called {shown(str(name))}. {hint}")
+            if value is None and settings[name].kind is str and not settings[name].optional:
+                values[name] = ""  # an empty field of a web form
+                continue
             if isinstance(value, float) and not math.isfinite(value):
                 raise BadParameter(f"{name} must be a finite number, not {value}. {_allowed(settings[name])}")
             if settings[name].kind in (int, float) and isinstance(value, bool):

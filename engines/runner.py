@@ -157,8 +157,10 @@ class Run:
     def read_prompt(self) -> Iterator[Event]:
         """Caches all but the last token of prompt and output, in chunks."""
         pending = self.sequence[self.state.length : -1]
-        for start in range(0, len(pending), PROMPT_CHUNK):
-            self.state.extend(pending[start : start + PROMPT_CHUNK], last=True, lane="prompt")
+        # Where only the first pass may hold several tokens, it holds all of them.
+        chunk = len(pending) if getattr(self.model, "stepwise", False) else PROMPT_CHUNK
+        for start in range(0, len(pending), chunk or 1):
+            self.state.extend(pending[start : start + chunk], last=True, lane="prompt")
             if self.prompt_hidden is not None and self.state.hidden is not None:
                 self.prompt_hidden.append(self.state.hidden)
             yield from self.settle()

@@ -97,7 +97,7 @@ def given_up(moment: Moment) -> Answer:
 
 @answer
 def longer_odds(moment: Moment) -> Answer:
-    """How improbable it was that the model would keep to the language by itself as far as this: once in so many tries."""
+    """How seldom the model would have kept to the language by itself as far as this: once in so many tries."""
     lost = -sum(math.log(max(1e-12, 1 - mask.blocked_mass)) for mask in _masks(moment))
     odds = math.exp(min(lost, 60.0))
     if odds < 1e6:

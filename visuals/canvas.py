@@ -132,8 +132,11 @@ class Boxes:
         ys += [y + dy for _, dy in self._outline]
         xs.append(None)
         ys.append(None)
-        self._left.setdefault(role, []).append((x + 8, y, left))
-        self._right.setdefault(role, []).append((x + self.width - 6, y, right))
+        # An empty text makes Plotly lose another one when the traces are exchanged.
+        if left:
+            self._left.setdefault(role, []).append((x + 8, y, left))
+        if right:
+            self._right.setdefault(role, []).append((x + self.width - 6, y, right))
         self._hover.append((x + self.width / 2, y, hover, "" if id is None else str(id)))
 
     def join(self, role: str, x0: float, y0: float, x1: float, y1: float, strength: float | None = None) -> None:

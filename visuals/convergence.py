@@ -139,7 +139,7 @@ def draw(events: Sequence[Event]) -> Drawing | None:
         min_width=320,
         margin={"t": 30, "l": 44, "r": 12, "b": 40},
         xaxis=axis("" if way else "texts drawn", range=[-0.04 * last, 1.04 * last], nticks=6, showgrid=False),
-        yaxis=axis("", domain=[floor, 1], type="log", exponentformat="power", nticks=5, anchor="x"),
+        yaxis=axis("", domain=[floor, 1], type="log", anchor="x", **_ticks(points, exact)),
         annotations=notes,
         **axes,
     )
@@ -173,6 +173,19 @@ def _roots(points: Sequence[Point], exact: float | None, last: int) -> list[dict
         "hovertemplate": "P(L) = %{y:.3g}<extra></extra>",
     }
     return [known, line]
+
+
+def _ticks(points: Sequence[Point], exact: float | None) -> dict[str, Any]:
+    """Powers of ten, at most six; with 2 and 5 between them where the values lie close together."""
+    values = [value for value in (exact, *(point.root for point in points)) if value]
+    if not values:
+        return {"tickvals": [1.0], "ticktext": ["1"], "range": [-1.0, 0.1]}
+    low, high = math.log10(min(values)), math.log10(max(values))
+    first, last = math.floor(low), math.ceil(high)
+    step = max(1, -(-(last - first) // 5))
+    between = (1, 2, 5) if high - low < 1.5 else (1,)
+    ticks = [digit * 10.0**power for power in range(first, last + 1, step) for digit in between]
+    return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks], "range": [low - 0.15, high + 0.15]}
 
 
 def _distance(way: Sequence[tuple[int, float]]) -> dict[str, Any]:

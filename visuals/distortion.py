@@ -174,7 +174,7 @@ def draw(events: Sequence[Event]) -> Drawing | None:
         "x": [step.position for step in named],
         "y": [step.nats for step in named],
         "text": [f"{visible(step.wanted, 8)} {short(step.p)}" if step.wanted else "" for step in named],
-        "textposition": ["middle right" if _left(step, found) else "middle left" for step in named],
+        "textposition": ["top right" if _left(step, found) else "top left" for step in named],
         "textfont": text_font(ROLES["rejected"].ink, size=SMALL),
         "cliponaxis": False,
         "hoverinfo": "skip",
@@ -186,7 +186,7 @@ def draw(events: Sequence[Event]) -> Drawing | None:
         margin={"t": 30, "l": 44, "r": 12, "b": 40},
         bargap=0.25,
         xaxis=axis("position", range=[first, last], nticks=8, showgrid=False, anchor="y"),
-        yaxis=axis("", domain=[0, 0.5], range=[0, 1.12 * top or 1.0], nticks=4),
+        yaxis=axis("", domain=[0, 0.5], range=[0, 1.2 * top or 1.0], nticks=4),
         xaxis2=axis("", range=[first, last], anchor="y2", showticklabels=False, showgrid=False, matches="x"),
         yaxis2=axis("", domain=[0.66, 1], range=[0, 1.12 * sum_top or 1.0], anchor="x2", nticks=3),
         annotations=[

@@ -160,8 +160,7 @@ def draw(events: Sequence[Event]) -> Drawing | None:
         top = min(max(middle - height / 2, 0), natural_high - height)
     said = _caption(step) + (" · drag for more" if cut else "")
     return drawing(
-        # An empty text makes Plotly lose another one when the traces are exchanged.
-        [trace for trace in boxes.traces() if trace["mode"] != "text" or any(trace["text"])],
+        boxes.traces(),
         height=height + 34,
         min_width=round(max(0.94 * natural_wide, LETTER * len(said))),
         margin={"t": 30, "b": 4},

@@ -254,6 +254,4 @@ def _spelled(use: Use, known: dict[int, Token]) -> tuple[list[dict[str, Any]], i
             if use.accepted is not None:
                 role = "accepted" if index < use.accepted else "rejected" if index == use.accepted else "untested"
             boxes.add(role, x, ROW * 1.5, visible(token, 6), ROLES[role].mark, f"guess {index + 1}: {role}")
-    # An empty text makes Plotly lose another one when the traces are exchanged.
-    traces = [trace for trace in boxes.traces() if trace["mode"] != "text" or any(trace["text"])]
-    return traces, shared + offered
+    return boxes.traces(), shared + offered

@@ -102,7 +102,7 @@ def narrate(events: Sequence[Event], node: int | None = None) -> str:
 
 def _is(p: float) -> str:
     """`= 0.123`; a probability that would be written as zero, but is none, is `< 0.001`."""
-    return f"= {p:.3f}"
+    return "< 0.001" if 0 < p < 0.0005 else f"= {p:.3f}"
 
 
 def _p(judged: Judged, id: int) -> float:

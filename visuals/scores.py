@@ -34,15 +34,16 @@ _FILLS: tuple[dict[str, Any], ...] = (
 
 def relevant(events: Sequence[Event]) -> bool:
     """Whether anything was scored."""
-    return has(events, Score)
+    return bool(_scores(events))
 
 
 def latest(events: Sequence[Event]) -> list[Score]:
     """The scores to show: those of the latest position, or those of all whole samples."""
-    last = next((event for event in reversed(events) if isinstance(event, Score)), None)
-    if last is None:
+    scores = _scores(events)
+    if not scores:
         return []
-    scores = [event for event in events if isinstance(event, Score) and event.name == last.name]
+    last = scores[-1]
+    scores = [score for score in scores if score.name == last.name]
     if last.position is not None:
         # A sequence's scores at one position belong together; another sequence's are another picture.
         return [
@@ -54,6 +55,11 @@ def latest(events: Sequence[Event]) -> list[Score]:
         if score.position is None
     }
     return [score for score in newest.values() if math.isfinite(score.value)]
+
+
+def _scores(events: Sequence[Event]) -> list[Score]:
+    """All scores but those of a search tree's places, which the picture of the search shows."""
+    return [event for event in events if isinstance(event, Score) and "parent" not in event.parts]
 
 
 def table(events: Sequence[Event]) -> list[Row]:

@@ -396,7 +396,7 @@ def _rounds(mode: str, rounds: Sequence[Round], start: float, end: float) -> dic
         "x": seconds,
         "y": [0] * len(mine),
         "width": 0.6,
-        "text": [mode if True else "" for shown in seconds],
+        "text": [mode if shown >= ROOM * (end - start) else "" for shown in seconds],
         "textposition": "inside",
         "insidetextanchor": "middle",
         "textangle": 0,

@@ -196,7 +196,7 @@ def narrate(events: Sequence[Event]) -> str:
     split = branching(found)
     if split:
         place, ways = split
-        most = max(ways, key=lambda way: abs(way.corrected - way.masked))
+        most = max(ways, key=lambda way: round(abs(way.corrected - way.masked), 9))
         name = quoted(most.place.token) if most.place and most.place.token else "what was not drawn yet"
         sentences.append(
             f"The correction matters most {_after(found, place)}: there {name} goes from {most.masked:.2f} by the mask"

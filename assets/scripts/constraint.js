@@ -84,10 +84,13 @@
         menu.append(make("optgroup", { label: word(one) }, ...examples.filter((example) => example.kind === one).map((example) => make("option", { value: example.id, text: titled(example) }))));
     }
 
+    /* An empty field of a form means off; a text that was emptied must not pass for the method's own. */
+    const send = () => set(text.name, area.value || (on() ? "\n" : undefined));
+
     function put(which, what) {
       area.value = what;
       set(kinds.name, which);
-      set(text.name, what);
+      send();
       number();
       paint();
       hush();
@@ -111,7 +114,7 @@
     }
 
     function typed() {
-      set(text.name, area.value);
+      send();
       number();
       paint();
       place.hidden = true;

@@ -76,7 +76,7 @@ def compiled(run: Run, params: Rejecting) -> tuple[Constraint, Compiled]:
     """The condition at the end of the run's text, and what it took. Compiling is not decode time."""
     start = time.perf_counter()
     with run.aside():
-        condition = checker_for(params.predicate, params.word, params.constraint, params.grammar, run.model.vocabulary)
+        condition = checker_for(params.predicate, params.word, params.constraint, params.grammar, run.model)
         Gate(condition, loud=False).follow(run.output)
     return condition, Compiled(
         engine=condition.engine,

@@ -70,7 +70,7 @@ ENDING_WITHIN = 64
     idea="Before each choice, rule out every token with which the text could no longer become valid: by a JSON Schema, "
     "a regular expression, a grammar or a list of choices.",
     look_at="The mask: how few tokens are left at each step, and how much the model wanted what was blocked.",
-    shines=("json-person", "qa-capital"),
+    shines=("json-person", "city-tower"),
     loses=("poem-sea",),
     pictures=("mask", "distortion", "token-stream", "filters", "confidence", "budget"),
 )

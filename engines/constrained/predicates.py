@@ -24,7 +24,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from jsonschema import validators
 from jsonschema.exceptions import _WrappedReferencingError
@@ -33,9 +33,13 @@ from referencing import Registry
 
 from engines.errors import BadParameter, DecodingError
 from engines.grammars.constraint import BadGrammar, Constraint, Joint
-from engines.grammars.guidance import compile_guidance, schema_to_enforce
+from engines.grammars.guidance import schema_to_enforce
+from engines.grammars.kinds import constraint_for
 from engines.grammars.vocabulary import Bits, Vocabulary
 from engines.sampling import ConstraintKind
+
+if TYPE_CHECKING:
+    from engines.models.causal import CausalModel
 
 Predicate = Literal["none", "no letter e", "words spell", "python", "json schema and validator"]
 
@@ -470,9 +474,7 @@ def _skip(text: str, at: int) -> int:
     return _SPACE.match(text, at).end()  # type: ignore[union-attr]
 
 
-def checker_for(
-    predicate: Predicate, word: str, kind: ConstraintKind, grammar: str, vocabulary: Vocabulary
-) -> Constraint:
+def checker_for(predicate: Predicate, word: str, kind: ConstraintKind, grammar: str, model: CausalModel) -> Constraint:
     """The constraint that a request names: a predicate, a grammar, or both at once.
 
     Args:
@@ -483,9 +485,10 @@ def checker_for(
         BadParameter: neither is chosen, or the word is not one.
         BadGrammar: the grammar cannot be used.
     """
+    vocabulary = model.vocabulary
     parts: list[Constraint] = []
     if kind != "none" and predicate != "json schema and validator":
-        parts.append(compile_guidance(kind, grammar, vocabulary))
+        parts.append(constraint_for(kind, grammar, model))
     match predicate:
         case "no letter e":
             parts.append(Checked(_NO_E, vocabulary))
@@ -497,7 +500,7 @@ def checker_for(
             parts.append(Checked(ParsesAsPython(), vocabulary))
         case "json schema and validator":
             schema = _schema(grammar)
-            parts.append(compile_guidance("json schema", json.dumps(simplified(schema)), vocabulary))
+            parts.append(constraint_for("json schema", json.dumps(simplified(schema)), model))
             parts.append(Checked(FitsSchema(schema), vocabulary))
         case "none":
             pass

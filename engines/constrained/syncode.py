@@ -408,9 +408,16 @@ class SynCode:
 
     def view(self) -> dict[str, str]:
         here, label = self.reading, self.language.grammar.label
-        if here is None:
-            return {"kind": "DEAD"} if not self._ended else {"kind": "ENDED"}
         text = b"".join(self._text[-4 * SHOWN_TEXT :])
+        if here is None:
+            return {
+                "text": text.decode("utf-8", "replace")[-SHOWN_TEXT:],
+                "remainder": "",
+                "kind": "ENDED" if self._ended else "DEAD",
+                "terminal": "",
+                "accept sequences": "",
+                "stack": "",
+            }
         kind, terminal = self.language.kind(here)
         sequences = [
             f"{' → '.join(_line(label(name)) for name in branch.sequence)}: {count}"
@@ -453,12 +460,14 @@ def _line(label: str) -> str:
     look_at="The automaton: what of the text is undecided, and how many tokens each continuation adds to the mask.",
     shines=("math-apples",),
     loses=("poem-sea",),
-    pictures=("syncode-automaton", "mask", "distortion", "token-stream", "budget"),
+    pictures=("mask", "syncode-automaton", "distortion", "token-stream", "budget"),
 )
 def syncode(run: Run, params: Params) -> Iterator[Event]:
     with run.aside():
         language = language_for(params.grammar, run.model.vocabulary, as_published=params.as_published)
-    constraint = SynCode(language, mode=params.mode, lookahead=params.lookahead, lazy=True)
+    # Filters choose among what is allowed, so an illegal token must not take a legal one's place among them.
+    filtered = params.top_k > 0 or params.top_p < 1
+    constraint = SynCode(language, mode=params.mode, lookahead=params.lookahead, lazy=not filtered)
     if not constraint.looked_up().any():
         raise BadGrammar("No token of this model begins any text of this grammar. Change it, or try another model.")
     yield ready(language, "grammar", "read" if language.store.read else "new")
@@ -466,7 +475,7 @@ def syncode(run: Run, params: Params) -> Iterator[Event]:
     gate.follow(run.output)
     run.gate = gate
     sampler, free = Sampler(params, run.model.token, gate), Sampler(params, run.model.token)
-    shortcut = params.opportunistic and params.top_k == 0 and params.top_p == 1
+    shortcut = params.opportunistic and not filtered
     if params.opportunistic and not shortcut:
         yield Note(text="With top-k or top-p the mask has to come first, so nothing is drawn before it.")
     refusals = shortcuts = 0

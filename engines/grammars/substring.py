@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from copy import copy
 from typing import Literal
 from weakref import WeakKeyDictionary
 
@@ -72,11 +73,11 @@ class SuffixAutomaton:
             self._link[new] = met
             return new
         # `met` also stands for longer substrings, which do not end here.
-        copy = self._state(dict(self.moves[met]), self._longest[at] + 1, self._link[met], self.ends[met], 0)
+        clone = self._state(dict(self.moves[met]), self._longest[at] + 1, self._link[met], self.ends[met], 0)
         while at >= 0 and self.moves[at].get(symbol) == met:
-            self.moves[at][symbol] = copy
+            self.moves[at][symbol] = clone
             at = self._link[at]
-        self._link[met] = self._link[new] = copy
+        self._link[met] = self._link[new] = clone
         return new
 
     def read(self, state: int, symbols: Sequence[int]) -> int | None:
@@ -95,7 +96,7 @@ class Substring:
         text: its bytes (level `bytes`) or its tokens (level `tokens`).
         vocabulary: the model's.
         level: of the symbols.
-        closing: tokens that may follow a quotation and close it, e.g. a line break; no quotation reaches across one.
+        closing: tokens that may follow a quotation and close it, e.g. a line break; they are never part of one.
         may_end: the end of the text may follow a quotation at once, without a closing token.
 
     Raises:
@@ -151,8 +152,8 @@ class Substring:
         del self._path[len(self._path) - count :]
 
     def fork(self) -> Substring:
-        twin = object.__new__(Substring)
-        twin.__dict__ |= self.__dict__ | {"_path": self._path.copy()}
+        twin = copy(self)
+        twin._path = self._path.copy()
         return twin
 
     @property

@@ -192,14 +192,19 @@ def _shared(setting: dict[str, Any]) -> dict[str, Any]:
 def controls_of(
     settings: list[dict[str, Any]], values: Mapping[str, Any] | None, *, method: str = "", prefix: str = "set"
 ) -> str:
-    """The value of a `Controls` with these settings; the rest of `values` is left out."""
+    """The value of a `Controls` with these settings; the rest of `values` is left out.
+
+    So is an empty grammar: in a form an empty field means off, which a grammar cannot be.
+    """
     kept = dict(values or {})
+    chosen = {setting["name"]: kept.get(setting["name"], setting["default"]) for setting in settings}
+    texts = {setting["name"] for setting in settings if setting.get("section")}
     return encode(
         {
             "method": method,
             "prefix": prefix,
             "settings": [{"low": None, "high": None, **setting} for setting in settings],
-            "values": {setting["name"]: kept.get(setting["name"], setting["default"]) for setting in settings},
+            "values": {name: value for name, value in chosen.items() if name not in texts or value},
         }
     )
 

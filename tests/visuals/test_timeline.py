@@ -167,7 +167,7 @@ def test_a_round_is_named_only_where_there_is_room_and_begins_in_the_picture() -
     events: list[Event] = []
     for step in range(40):  # four seconds, of which three are shown
         events += [target(step * 0.1, 0.05), *drafts(step * 0.1), *chain(step, "a-", "pre-verify")]
-    events += [target(4.0, 0.5), *drafts(4.0), *chain(40, "a-", "post-verify")]
+    events += [target(4.0, 0.53), *drafts(4.0), *chain(40, "a-", "post-verify")]
     drawing = PICTURE.draw(events)
     assert drawing is not None
     shown = traces(drawing)
