@@ -36,10 +36,15 @@ COMPARED: dict[str, Params] = {"greedy": {}} | GUESSING
 CITY: Params = {"constraint": "choices", "grammar": "Paris\nParma\nLondon\nLisbon\n"}
 """Answers of which some begin alike."""
 
+HUNDREDS: Params = {"constraint": "regex", "grammar": "[1-3]00|4", "samples": 40}
+"""A language with one short text and three whose beginnings look better than they are."""
+
 RUNS: dict[str, Setup] = {
     "mask-json": Setup(method="grammar-mask", prompt="json-person", max_new_tokens=60),
     "mask-forced": Setup(method="grammar-mask", prompt="json-person", params={"forcing": True}, max_new_tokens=60),
     "free-json": Setup(method="greedy", prompt="json-person", max_new_tokens=60),
+    "asap": Setup(method="asap", prompt="number", params=HUNDREDS, max_new_tokens=8),
+    "asap-gcd": Setup(method="asap", prompt="number", params=HUNDREDS | {"variant": "gcd"}, max_new_tokens=8),
     "mask-city": Setup(method="grammar-mask", prompt="city-tower", params=CITY, max_new_tokens=12),
     "token-recycling": Setup(method="token-recycling", prompt="math-change", params=GUESSING["token-recycling"]),
     "token-recycling-wide": Setup(

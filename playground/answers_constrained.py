@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
-from engines.events import Choice, Commit, Mask
+from engines.events import Choice, Commit, Mask, Score
 from playground.answering import Answer, Moment, NoAnswer, answer, count, in_order, last, percent
 from visuals.spelling import plain
 
@@ -110,6 +111,67 @@ def mask_time(moment: Moment) -> Answer:
     """Milliseconds that the mask of this step took."""
     seconds = last(moment.step, Mask).seconds
     return Answer(f"{1000 * seconds:.2f}", number=1000 * seconds)
+
+
+# Of many texts drawn one after another (ASAp): one score for each, named by what it is worth.
+
+
+@answer
+def draws(moment: Moment) -> Answer:
+    """How many texts were drawn, also those that came to nothing."""
+    return count(len(_drawn(moment)))
+
+
+@answer
+def most_drawn(moment: Moment) -> Answer:
+    """The text that came out most often, among all that did."""
+    texts = _texts(moment)
+    return Answer(texts.most_common(1)[0][0], tuple(sorted(texts)))
+
+
+@answer
+def most_drawn_share(moment: Moment) -> Answer:
+    """Its share of all texts that came out, in percent."""
+    texts = _texts(moment)
+    return percent(texts.most_common(1)[0][1] / texts.total())
+
+
+@answer
+def valid_share(moment: Moment) -> Answer:
+    """The model's own probability of a valid text, P(L): once in so many tries."""
+    share = _part(_drawn(moment)[0], "P(L)")
+    return Answer(f"{1 / share:,.0f}", number=1 / share)
+
+
+@answer
+def distance_first(moment: Moment) -> Answer:
+    """How far the law of the first text was from the model's own among valid texts, in percent."""
+    return percent(_part(_drawn(moment)[0], "distance before"))
+
+
+@answer
+def distance_last(moment: Moment) -> Answer:
+    """How far the law of the next text would be from it."""
+    return percent(_part(_drawn(moment)[-1], "distance after"))
+
+
+def _drawn(moment: Moment) -> list[Score]:
+    found = [
+        event for event in moment.events if isinstance(event, Score) and not event.chosen and "output" in event.parts
+    ]
+    if not found:
+        raise NoAnswer("No texts were drawn one after another in this run.")
+    return found
+
+
+def _texts(moment: Moment) -> Counter[str]:
+    return Counter(score.text for score in _drawn(moment) if score.parts["output"])
+
+
+def _part(score: Score, name: str) -> float:
+    if name not in score.parts:
+        raise NoAnswer("This language is too large to know its exact law.")
+    return score.parts[name]
 
 
 def _masks(moment: Moment) -> list[Mask]:

@@ -106,8 +106,8 @@ def narrate(events: Sequence[Event]) -> str:
     last = known[-1]
     states = [particle.state for particle in last.particles]
     sentences = [
-        f"After {_counted(len(known), 'step')} of {_counted(len(states), 'particle')} {states.count('alive')} are "
-        f"being written, {states.count('finished')} are finished and {states.count('dead')} are dead.",
+        f"After {_counted(len(known), 'step')}, of {_counted(len(states), 'particle')}: {states.count('alive')} alive, "
+        f"{states.count('finished')} finished, {states.count('dead')} dead.",
         f"Their weights are worth {last.effective:.1f} equal ones.",
     ]
     if times := sum(generation.resampled for generation in known):

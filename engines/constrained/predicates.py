@@ -207,7 +207,7 @@ class WordsSpell:
 
 _PREFIX = ast.PyCF_ONLY_AST | 0x4000
 """Parse, and say `incomplete input` where the parser came to the end without a complaint."""
-_LAST_TOKEN = re.compile(r"(?:\d[\w.]*[eE][-+]|\w+|[^\w\s'\"#\\]+)\Z")
+_LAST_TOKEN = re.compile(r"(?:\d[\w.]*[eE][-+]|\w+|[^\w\s'\"#\\()\[\]{},;~$?`]+)\Z")
 _STRING_PREFIX = re.compile(r"[a-zA-Z]{0,2}")
 
 

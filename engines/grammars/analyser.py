@@ -205,8 +205,8 @@ def _serve(folder: str) -> None:
     """The worker's life: limits, jedi, one question a line."""
     _limit()
     import jedi
-    import parso
     from jedi.api.environment import InterpreterEnvironment
+    from parso.utils import split_lines
 
     jedi.settings.auto_import_modules = []
     jedi.settings.cache_directory = folder
@@ -215,7 +215,7 @@ def _serve(folder: str) -> None:
     project = jedi.Project(folder, sys_path=[], smart_sys_path=False, load_unsafe_extensions=False)
 
     def complete(code: str, closers: str) -> list[str]:
-        lines = parso.split_lines(code)
+        lines = split_lines(code)
         script = jedi.Script(code + closers, environment=environment, project=project)
         found = script.complete(len(lines), len(lines[-1]))
         return [completion.name for completion in found if completion.type != "keyword"]

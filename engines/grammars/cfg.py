@@ -255,14 +255,14 @@ class Grammar:
             }
             for state, row in parsed.states.items()
         }
-        return Table(actions, frozenset(terminals), parsed.start_states[self.start], parsed.end_states[self.start])
+        return Table(actions, tuple(terminals), parsed.start_states[self.start], parsed.end_states[self.start])
 
 
 class Table:
     """An LALR(1) table: in each state, per name, the state to go to, or the rule (name, length) to reduce by."""
 
     def __init__(
-        self, actions: dict[int, dict[str, int | tuple[str, int]]], terminals: frozenset[str], start: int, end: int
+        self, actions: dict[int, dict[str, int | tuple[str, int]]], terminals: tuple[str, ...], start: int, end: int
     ) -> None:
         self.actions, self.terminals, self.start, self.end = actions, terminals, start, end
 
@@ -315,7 +315,7 @@ class Stack:
         """The terminals that may come next, `END` among them where the text may end. Exact: each is tried."""
         if self._accepts is None:
             row = self.table.actions[self.state]
-            names = [name for name in row if name in self.table.terminals or name == END]
+            names = [name for name in (*self.table.terminals, END) if name in row]
             self._accepts = tuple(name for name in names if self.after(name) is not None)
         return self._accepts
 

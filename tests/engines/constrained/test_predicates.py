@@ -47,7 +47,7 @@ class A(B, metaclass=C):
             pass
         print(f"{a!r:>10} {b}") if True else None
         z += 1.5e-3 - 2E+5 * .5 // 1.
-        s = r"\\d" \\
+        s = rb"\\d" \\
             b'' + rb"x"  # a comment's "quote
         while a >= 3 and not b or c is not None:
             x -= 1
@@ -113,7 +113,7 @@ def test_every_prefix_of_our_own_code_may_go_on(path: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "Here is a",
+        "Here are a",
         "Here's",
         "Sure! Here",
         "x = = 1",
@@ -126,6 +126,7 @@ def test_every_prefix_of_our_own_code_may_go_on(path: str) -> None:
         "else: ",
         "try:\n  x\ny = 1\n",
         "x = 1\0",
+        "cost $",
     ],
 )
 def test_what_cannot_become_python_is_refused(text: str) -> None:

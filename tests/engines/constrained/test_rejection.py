@@ -271,7 +271,12 @@ def test_the_token_has_the_law_of_masking(rule: Rule) -> None:
 def test_where_nothing_is_allowed_every_token_is_tested_once_and_the_weight_is_0(rule: Rule) -> None:
     urn = Dice([0.5, 0.3, 0.2], 0)
     asked: list[int] = []
-    found = rule(urn, lambda token: bool(asked.append(token)))
+
+    def refuse(token: int) -> bool:
+        asked.append(token)
+        return False
+
+    found = rule(urn, refuse)
     assert (found.token, found.weight) == (None, 0.0)
     assert sorted(asked) == [0, 1, 2]
     assert found.refused_mass == pytest.approx(1)
