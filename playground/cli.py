@@ -103,7 +103,9 @@ def parser() -> Parser:
     run.add_argument("--model", metavar="ID", help=f"default: {MODEL}, or the card's")
     run.add_argument("--precision", default="", metavar="P", help="how the weights are held, e.g. float32, int8")
     run.add_argument("--method", default="greedy", metavar="ID", help="default: %(default)s")
-    run.add_argument("--param", action="append", default=[], metavar="NAME=VALUE", help="a setting of the method")
+    run.add_argument(
+        "--param", action="append", default=[], metavar="NAME=VALUE", help="a setting of the method, @file: from a file"
+    )
     asked = run.add_mutually_exclusive_group(required=True)
     asked.add_argument("--prompt", metavar="TEXT|@FILE", help="@- reads standard input; @@ means a plain @")
     asked.add_argument(
@@ -298,13 +300,18 @@ def read_card(arguments: argparse.Namespace) -> RunCard:
 
 def read_prompt(argument: str) -> str:
     """The prompt itself, or the text of the file that it names."""
+    return read_text(argument, "--prompt", "The prompt file")
+
+
+def read_text(argument: str, option: str, what: str) -> str:
+    """A text itself, or with @ that of the file that it names; @@ stands for an @ of the text's own."""
     if argument.startswith("@@"):
-        return readable(argument[1:], "--prompt")
+        return readable(argument[1:], option)
     if not argument.startswith("@"):
-        return readable(argument, "--prompt")
+        return readable(argument, option)
     name = argument[1:]
-    called = "standard input" if name == "-" else f"The prompt file {shown(name)}"
-    content = read_file(name, "The prompt file", LONGEST_PROMPT)
+    called = "standard input" if name == "-" else f"{what} {shown(name)}"
+    content = read_file(name, what, LONGEST_PROMPT)
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -344,7 +351,7 @@ def read_params(given: Sequence[str]) -> Mapping[str, str]:
         name, equals, value = readable(pair, "--param").partition("=")
         if not equals or not name.strip():
             raise Refused(f"Write a parameter as name=value, not {shown(pair)}.")
-        params[name.strip().replace("-", "_")] = value.strip()
+        params[name.strip().replace("-", "_")] = read_text(value.strip(), "--param", "The file")
     return params
 
 

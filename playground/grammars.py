@@ -17,6 +17,7 @@ import msgspec
 
 from engines.errors import DecodingError
 from engines.events import Token
+from engines.grammars.cfg import Grammar
 from engines.grammars.constraint import BadGrammar
 from engines.grammars.guidance import Guidance, Kind, Whitespace, compile_guidance
 from engines.grammars.vocabulary import Vocabulary
@@ -74,13 +75,19 @@ def load(file: Path = FILE) -> dict[str, Example]:
     return {one.id: one for one in msgspec.json.decode(file.read_bytes(), type=list[Example])}
 
 
-def read(kind: Kind, text: str) -> Read:
-    """Whether this can be used, and where the first mistake is if not. Takes some seconds at most."""
+def read(kind: Kind, text: str, *, tabled: bool = False) -> Read:
+    """Whether this can be used, and where the first mistake is if not. Takes some seconds at most.
+
+    `tabled` reads a grammar as methods do that make an LALR(1) table of it, which must be free of conflicts.
+    """
     if not _turns.acquire(timeout=PATIENCE):
         return Read(busy=True)
     try:
         began = time.perf_counter()
-        compile_guidance(kind, text, BYTES)
+        if tabled:
+            Grammar.from_lark(text)
+        else:
+            compile_guidance(kind, text, BYTES)
         return Read(good=True, milliseconds=1000 * (time.perf_counter() - began))
     except BadGrammar as error:
         return Read(says=str(error)[:MOST_SAID], line=error.line, column=error.column)

@@ -65,7 +65,8 @@ def validity(events: Sequence[Event]) -> Validity | None:
     header, last = (events[0], events[-1]) if events else (None, None)
     if not isinstance(header, Started) or not isinstance(last, Finished):
         return None
-    kind, grammar = header.params.get("constraint"), header.params.get("grammar")
+    # A method that takes grammars only has no setting for their kind.
+    kind, grammar = header.params.get("constraint", "grammar"), header.params.get("grammar")
     if kind not in KINDS or not isinstance(grammar, str) or not committed(events):
         return None
     space = header.params.get("whitespace")

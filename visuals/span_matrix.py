@@ -6,11 +6,12 @@ tokens. It steps to another row where its text goes on elsewhere in the passage,
 with a cross, where no span goes on as it does. Any other `Matrix` is drawn in the same way, without a path.
 
 Values that are nowhere above 0 are taken for log-probabilities: the shades are then nats below the best. All others
-are shaded in seven equal steps from the least to the greatest.
+are shaded in six equal steps from the least to the greatest.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ SPANS = "spans"
 """The name of a matrix whose cell (i, k) stands for the rows i to i + k, joined."""
 BEST, DUPLICATE = "best", "duplicate"
 PATH, ENDS, LEAVES, OUTSIDE = "greedy", "greedy ends", "greedy leaves", "greedy outside"
-NATS = (32.0, 16.0, 8.0, 4.0, 2.0, 0.5)
+NATS = (16.0, 8.0, 4.0, 2.0, 0.5)
 """Nats below the best at which the shade changes."""
 OUT = ROLES["rejected"]
 WALK = ROLES["copied"]
@@ -47,9 +48,21 @@ class Cell:
     value: float
 
 
-def latest(events: Sequence[Event]) -> Matrix | None:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A table and its numbers, row by row; `best` is the first of the greatest."""
+
+    matrix: Matrix
+    cells: list[Cell]
+    best: Cell
+
+
+def latest(events: Sequence[Event]) -> Known | None:
     """The last table that holds a number."""
-    return next((event for event in reversed(events) if isinstance(event, Matrix) and greatest(event)), None)
+    for event in reversed(events):
+        if isinstance(event, Matrix) and (numbers := cells(event)):
+            return Known(event, numbers, max(numbers, key=lambda cell: cell.value))
+    return None
 
 
 def cells(matrix: Matrix) -> list[Cell]:
@@ -62,32 +75,27 @@ def cells(matrix: Matrix) -> list[Cell]:
     ]
 
 
-def greatest(matrix: Matrix) -> Cell | None:
-    """The greatest number, the first of equal ones."""
-    return max(cells(matrix), key=lambda cell: cell.value, default=None)
-
-
 def relevant(events: Sequence[Event]) -> bool:
     """Whether a table was told of."""
     return latest(events) is not None
 
 
-def top(matrix: Matrix, count: int = LISTED) -> list[Cell]:
+def top(known: Known, count: int = LISTED) -> list[Cell]:
     """The greatest cells, best first; a text that stands at several places is taken once."""
+    matrix = known.matrix
     found: dict[object, Cell] = {}
-    for cell in sorted(cells(matrix), key=lambda cell: (-cell.value, cell.row, cell.column)):
+    for cell in heapq.nsmallest(16 * count, known.cells, key=lambda cell: (-cell.value, cell.row, cell.column)):
         key = _joined(matrix, cell) if matrix.name == SPANS else (cell.row, cell.column)
         found.setdefault(key, cell)
-        if len(found) >= count:
-            break
-    return list(found.values())
+    return list(found.values())[:count]
 
 
 def table(events: Sequence[Event]) -> list[Row]:
     """One row per number."""
-    matrix = latest(events)
-    if matrix is None:
+    known = latest(events)
+    if known is None:
         return []
+    matrix = known.matrix
     marks: dict[tuple[int, int], list[str]] = {}
     for mark in matrix.marks:
         marks.setdefault((mark.row, mark.column), []).append(mark.name)
@@ -99,29 +107,30 @@ def table(events: Sequence[Event]) -> list[Row]:
             "value": cell.value,
             "marks": ", ".join(marks.get((cell.row, cell.column), [])),
         }
-        for cell in cells(matrix)
+        for cell in known.cells
     ]
 
 
 def narrate(events: Sequence[Event]) -> str:
     """The greatest value, the next ones, and how greedy decoding fares."""
-    matrix = latest(events)
-    if matrix is None:
+    known = latest(events)
+    if known is None:
         return "No table of numbers has been told of yet."
-    first, *others = top(matrix, 3)
-    known = len(cells(matrix))
+    matrix = known.matrix
+    first, *others = top(known, 3)
     what = "spans have been weighed" if matrix.name == SPANS else "numbers are in the table"
     said = [
-        f"{known:,} {what}.",
+        f"{len(known.cells):,} {what}.",
         f"The greatest {_plain(matrix.value_name) or 'value'} is {first.value:.3f}: {_name(matrix, first)}.",
     ]
     if others:
         said.append("Then " + " and ".join(f"{_name(matrix, cell)} with {cell.value:.3f}" for cell in others) + ".")
-    said += _path_told(matrix)
+    said += _path_told(known)
     return " ".join(said)
 
 
-def _path_told(matrix: Matrix) -> list[str]:
+def _path_told(known: Known) -> list[str]:
+    matrix = known.matrix
     names = {mark.name for mark in matrix.marks}
     path = _path(matrix)
     if OUTSIDE in names:
@@ -133,8 +142,7 @@ def _path_told(matrix: Matrix) -> list[str]:
         return [f"Greedy decoding follows the text as far as {last}, and then leaves it."]
     if ENDS not in names:
         return []
-    best = greatest(matrix)
-    same = best is not None and _joined(matrix, best) == _joined(matrix, Cell(*path[-1], 0.0))
+    same = _joined(matrix, known.best) == _joined(matrix, Cell(*path[-1], 0.0))
     return [f"Greedy decoding ends at {last}{', the same' if same else ', which is not the best'}."]
 
 
@@ -149,14 +157,13 @@ def _path_told(matrix: Matrix) -> list[str]:
 )
 def draw(events: Sequence[Event]) -> Drawing | None:
     """The map in a window around the greatest value, the path over it, the best ones listed below."""
-    matrix = latest(events)
-    if matrix is None:
+    known = latest(events)
+    if known is None:
         return None
-    best = greatest(matrix)
-    assert best is not None
+    matrix, best = known.matrix, known.best
     rows = _window(len(matrix.rows), best.row, MOST_ROWS)
     columns = _window(len(matrix.columns), best.column, MOST_COLUMNS)
-    listed = top(matrix)
+    listed = top(known)
     high = ROW_HIGH * max(3, len(rows))
     low = LINE_HIGH * (len(listed) + 1) + 14
     height = HEAD + high + low
@@ -165,7 +172,7 @@ def draw(events: Sequence[Event]) -> Drawing | None:
     def inside(row: int, column: int) -> bool:
         return row in rows and column in columns
 
-    traces = [_map(matrix, rows, columns)]
+    traces = [_map(known, rows, columns)]
     ring = [
         (mark.row, mark.column) for mark in matrix.marks if mark.name == DUPLICATE and inside(mark.row, mark.column)
     ]
@@ -176,12 +183,13 @@ def draw(events: Sequence[Event]) -> Drawing | None:
     if out := _exit(matrix, path, rows, columns):
         traces.append(out)
     below = [
-        label(f"<b>{best_words(matrix)}</b>", 0, -14 / high, yanchor="top"),
+        label(f"<b>{best_words(matrix)}</b>", 0, 0, yshift=-14, yanchor="top"),
         *(
             label(
                 f"{place}. {cell.value:.3f} {_escaped(matrix, cell)}",
                 0,
-                -(14 + LINE_HIGH * place) / high,
+                0,
+                yshift=-14 - LINE_HIGH * place,
                 yanchor="top",
                 font=text_font(size=SMALL),
             )
@@ -211,7 +219,7 @@ def draw(events: Sequence[Event]) -> Drawing | None:
             fixedrange=True,
         )
         | {"tickfont": text_font(size=SMALL)},
-        annotations=[*_head(matrix, best, rows, columns, high), *below],
+        annotations=[*_head(matrix, best, rows, columns), *below],
     )
 
 
@@ -220,7 +228,7 @@ def best_words(matrix: Matrix) -> str:
     return "the most probable spans" if matrix.name == SPANS else "the greatest values"
 
 
-def _head(matrix: Matrix, best: Cell, rows: range, columns: range, high: int) -> list[dict[str, Any]]:
+def _head(matrix: Matrix, best: Cell, rows: range, columns: range) -> list[dict[str, Any]]:
     """What the map shows, and what of it."""
     names = {mark.name for mark in matrix.marks}
     part = []
@@ -228,13 +236,13 @@ def _head(matrix: Matrix, best: Cell, rows: range, columns: range, high: int) ->
         part.append(f"rows {rows.start + 1} to {rows.stop} of {len(matrix.rows):,}")
     if len(columns) < len(matrix.columns):
         part.append(f"columns {columns.start + 1} to {columns.stop} of {len(matrix.columns):,}")
-    legend = ["▣ greatest"]
+    legend = ["▣ best"]
     if DUPLICATE in names:
-        legend.append("⬚ same text elsewhere")
+        legend.append("⬚ same text")
     if names & {PATH, ENDS}:
         legend.append("●─● greedy")
     if names & {LEAVES, OUTSIDE}:
-        legend.append(f"<b>{OUT.mark}</b> greedy leaves")
+        legend.append(f"<b>{OUT.mark}</b> it leaves")
     value = safe(matrix.value_name[:40]) or "value"
     lines = [f"<b>{best.value:.3f}</b> is the greatest {value}", " · ".join(legend)]
     lines += [", ".join(part)] if part else []
@@ -242,18 +250,19 @@ def _head(matrix: Matrix, best: Cell, rows: range, columns: range, high: int) ->
         label(
             line,
             0,
-            1 + (HEAD - 18 - 16 * place) / high,
+            1,
+            yshift=HEAD - 22 - 17 * place,
             font={"size": NORMAL + 2 if place == 0 else SMALL, "color": LIGHT["ink"] if place == 0 else LIGHT["soft"]},
         )
         for place, line in enumerate(lines)
     ]
 
 
-def _map(matrix: Matrix, rows: range, columns: range) -> dict[str, Any]:
+def _map(known: Known, rows: range, columns: range) -> dict[str, Any]:
     """The shades of the window."""
-    known = [cell.value for cell in cells(matrix)]
-    low, high = min(known), max(known)
-    values = {(cell.row, cell.column): cell.value for cell in cells(matrix)}
+    matrix, high = known.matrix, known.best.value
+    low = min(cell.value for cell in known.cells)
+    values = {(cell.row, cell.column): cell.value for cell in known.cells if cell.row in rows}
     levels: list[list[int | None]] = []
     told: list[list[str]] = []
     for row in rows:
@@ -283,10 +292,11 @@ def _map(matrix: Matrix, rows: range, columns: range) -> dict[str, Any]:
 
 
 def _level(value: float, low: float, high: float) -> int:
-    """The shade of a number, an index into `SURE`."""
+    """The shade of a number, an index into `SURE`. The palest one there is that of the panel: it means no number."""
     if high <= 0:
-        return sum(high - value <= nats for nats in NATS)
-    return min(len(SURE) - 1, int((value - low) / (high - low) * len(SURE))) if high > low else len(SURE) - 1
+        return 1 + sum(high - value <= nats for nats in NATS)
+    steps = len(SURE) - 1
+    return 1 + min(steps - 1, int((value - low) / (high - low) * steps)) if high > low else steps
 
 
 def _rings(places: Sequence[tuple[int, int]], colour: str, width: float, dash: str = "solid") -> dict[str, Any]:
@@ -345,7 +355,7 @@ def _exit(matrix: Matrix, path: Sequence[tuple[int, int]], rows: range, columns:
         "x": xs,
         "y": [row, row],
         "line": {"color": OUT.ink, "width": 2.5, "dash": "5px,3px"},
-        "marker": {"size": [0, 11], "symbol": "x", "color": OUT.ink},
+        "marker": {"size": [0, 11], "symbol": "x", "color": OUT.ink, "opacity": 1},
         "customdata": [told, told],
         "hovertemplate": "%{customdata}<extra></extra>",
         "cliponaxis": False,

@@ -105,7 +105,9 @@ def narrate(events: Sequence[Event]) -> str:
         f"The place is {words}.",
     ]
     if found.sequences:
-        most = ", ".join(f"{_plain(name, 40).replace('␣', ' ')} ({count:,} tokens)" for name, count in found.sequences[:3])
+        most = ", ".join(
+            f"{_plain(name, 40).replace('␣', ' ')} ({count:,} tokens)" for name, count in found.sequences[:3]
+        )
         said.append(f"{_count(len(found.sequences), 'accept sequence')}; most is added by {most}.")
     said.append(f"Together they allow {mask.allowed:,} of {mask.vocabulary:,} tokens.")
     return " ".join(said)

@@ -16,11 +16,12 @@
   const gallery = (server) => (P.state.grammars ??= server.gallery({}).then((all) => (Array.isArray(all) ? all : [])).catch(() => ((P.state.grammars = null), [])));
   const titled = (one) => P.translated(`grammars.${one.id}.title`, one.title);
 
-  /* `settings` are the two of this part: kind (choices) and text. `get(name)` and `set(name, value)` are the controls'. */
+  /* `settings` are those of this part: the text and, where a method takes more than grammars, its kind. `get(name)` and
+     `set(name, value)` are the controls'. */
   P.constraint = ({ settings, prefix, get, set, server, page }) => {
     const [kinds, text] = [settings.find((one) => one.choices?.length), settings.find((one) => !one.choices?.length)];
-    if (!kinds || !text) return null;
-    const choices = [...kinds.choices].sort((a, b) => ORDER.indexOf(a) - ORDER.indexOf(b));
+    if (!text) return null;
+    const choices = [...(kinds?.choices ?? ["grammar"])].sort((a, b) => ORDER.indexOf(a) - ORDER.indexOf(b));
     let examples = [];
     let origin = null; // the gallery's grammar that the text was begun with
     let good = null; // the last text that was read without a mistake: { kind, text, title }
@@ -31,7 +32,7 @@
     const id = (name) => `${prefix}-${name}`;
     const now = make("span", { class: "now" });
     const summary = make("summary", { title: say("why") }, make("b", { text: say("title") }), now);
-    const kind = make("select", { id: id(kinds.name), onchange: () => choose(kind.value) }, ...choices.map((one) => make("option", { value: one, text: word(one) })));
+    const kind = make("select", { id: id(kinds?.name ?? "kind"), onchange: () => choose(kind.value) }, ...choices.map((one) => make("option", { value: one, text: word(one) })));
     const menu = make("select", { id: id("gallery"), "aria-label": say("gallery"), onchange: () => take(examples.find((one) => one.id === menu.value)) });
     const note = make("p", { class: "note" });
     const lines = make("pre", { class: "lines", "aria-hidden": "true" });
@@ -42,10 +43,12 @@
     const back = make("p", { class: "back", hidden: true });
     const editor = make("div", { class: "editor" }, lines, area);
     const body = make("div", { class: "body" }, make("div", { class: "bar" }, menu, room), note, editor, status, place, back);
-    const field = make("div", { class: "field" }, make("label", { for: kind.id, text: say("kind"), title: kinds.help }), kind);
+    const field = make("div", { class: "field" }, make("label", { for: kind.id, text: say("kind"), title: kinds?.help ?? "" }), kind);
+    field.hidden = !kinds;
     const box = make("details", { class: "constraint" }, summary, field, body);
 
-    const on = () => get(kinds.name) !== "none";
+    const chosen = () => (kinds ? (get(kinds.name) ?? "none") : "grammar");
+    const on = () => chosen() !== "none";
     const named = (which, what) => {
       const known = examples.find((one) => one.kind === which && same(one.grammar, what));
       if (known) return titled(known);
@@ -63,7 +66,7 @@
 
     function paint() {
       const active = on();
-      kind.value = get(kinds.name) ?? "none";
+      kind.value = chosen();
       body.hidden = !active;
       now.textContent = active ? `${word(kind.value)}: ${named(kind.value, area.value)}` : word("none");
       area.classList.toggle("whole", kind.value === "regex"); // one line, and all of it to be seen
@@ -89,7 +92,7 @@
 
     function put(which, what) {
       area.value = what;
-      set(kinds.name, which);
+      if (kinds) set(kinds.name, which);
       send();
       number();
       paint();
@@ -105,7 +108,7 @@
     }
 
     async function choose(which) {
-      if (on()) kept[get(kinds.name)] = area.value;
+      if (on()) kept[chosen()] = area.value;
       if (which === "none") return put("none", text.default ?? "");
       examples = await load();
       const first = examples.find((one) => one.kind === which);
@@ -134,9 +137,9 @@
     async function read() {
       clearTimeout(timer);
       const mine = ++asked;
-      const [which, what] = [get(kinds.name), area.value];
+      const [which, what] = [chosen(), area.value];
       const slow = setTimeout(() => mine === asked && ((status.className = "said"), (status.textContent = say("reading"))), 700);
-      const told = await server.read({ kind: which, grammar: what }).catch(() => null);
+      const told = await server.read({ kind: which, grammar: what, tabled: !kinds }).catch(() => null);
       clearTimeout(slow);
       if (mine !== asked) return;
       hush();
@@ -195,7 +198,7 @@
       const all = await gallery(server);
       if (examples === all) return all;
       examples = all;
-      origin ??= on() ? (all.find((one) => one.kind === get(kinds.name) && same(one.grammar, area.value)) ?? null) : null;
+      origin ??= on() ? (all.find((one) => one.kind === chosen() && same(one.grammar, area.value)) ?? null) : null;
       fill();
       paint();
       return all;

@@ -179,6 +179,12 @@
         input.value = value ?? "";
         return make("div", { class: "field" }, label, input, help);
       }
+      if (setting.kind === "str" && setting.editor) {
+        // An empty field means off, which a text of several lines cannot be.
+        const input = make("textarea", { class: "code", id, rows: 5, wrap: "off", spellcheck: "false", autocapitalize: "off", dir: "ltr", "aria-describedby": help.id, oninput: () => set(setting.name, input.value || "\n") });
+        input.value = value ?? "";
+        return make("div", { class: "field lines" }, label, input, help);
+      }
       if (setting.kind === "str") {
         const input = make("input", { type: "text", id, "aria-describedby": help.id, placeholder: P.say(setting.placeholder), autocomplete: "off", oninput: () => set(setting.name, input.value) });
         input.value = value ?? "";

@@ -76,8 +76,11 @@
         make("tbody", {}, ...[left, right].map((side, index) => make("tr", {}, make("th", { scope: "row", text: labels[index] }), ...cell(side)))));
     }
 
+    /* Whether the text keeps to the run's constraint, if it had one. */
+    const verdict = (found) => (found ? make("small", { class: `kept-to ${found.tone}`, text: `${found.mark} ${P.say(found.says)}${found.why ? ` ${found.why}` : ""}`, dir: "auto" }) : null);
+
     function diff(value, labels) {
-      const grid = make("div", { class: "diff" }, ...value.runs.map((run, index) => make("div", { class: "diff-head" }, make("small", { text: labels[index] }), link(run), make("small", { text: say("tokens", { n: value.lengths[index] }) }))));
+      const grid = make("div", { class: "diff" }, ...value.runs.map((run, index) => make("div", { class: "diff-head" }, make("small", { text: labels[index] }), link(run), make("small", { text: say("tokens", { n: value.lengths[index] }) }), verdict(value.verdicts?.[index]))));
       for (const block of value.blocks) {
         if (block.same) grid.append(make("div", { class: "both" }, stretch(block.left, true)));
         else grid.append(stretch(block.left, false, "−"), stretch(block.right, false, "+"));

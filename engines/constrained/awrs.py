@@ -12,9 +12,9 @@ The condition may be a grammar, or a program that no mask is made for (`predicat
 distribution that masking gives it, whatever the estimator. So one text on its own is still not the model given that
 its text is allowed: its weight, the product of all w, says by how much, and `awrs-smc` puts such weights to use.
 
-The temperature belongs to p, and so to what is aimed at. Top-k and top-p are not offered: they would make allowed
-tokens impossible, and quietly aim at another model. What is shown of the exact allowed mass, where a mask can tell, is
-computed apart from the decode time and changes nothing.
+A text that reaches the token limit is cut off there. The temperature belongs to p, and so to what is aimed at. Top-k
+and top-p are not offered: they would make allowed tokens impossible, and quietly aim at another model. What is shown of
+the exact allowed mass, where a mask can tell, is computed apart from the decode time and changes nothing.
 """
 
 from __future__ import annotations
@@ -45,6 +45,16 @@ PAPER = Paper(
 )
 SHOWN = 64
 """Proposals named in an event."""
+MULTIPLES = """\
+{
+  "type": "array",
+  "items": {"type": "integer", "minimum": 0, "maximum": 99, "multipleOf": 3},
+  "uniqueItems": true,
+  "minItems": 3,
+  "maxItems": 5
+}
+"""
+"""For `json schema and validator`, so that Run shows something at once."""
 
 
 class Rejecting(Constrainable, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,6 +64,14 @@ class Rejecting(Constrainable, frozen=True, kw_only=True, forbid_unknown_fields=
         Predicate, Meta(description="A condition that a program checks, alone or on top of the constraint")
     ] = "no letter e"
     word: Annotated[str, Meta(max_length=32, description="words spell: the word, such as DECODE")] = "DECODE"
+    grammar: Annotated[
+        str,
+        Meta(
+            max_length=262144,
+            description="The JSON Schema, regular expression or Lark grammar; or one choice per line",
+            extra={"editor": "grammar"},
+        ),
+    ] = MULTIPLES
     estimator: Annotated[
         Estimator, Meta(description="How the allowed mass is estimated; auto picks recursive or geometric")
     ] = "auto"
@@ -89,19 +107,29 @@ def compiled(run: Run, params: Rejecting) -> tuple[Constraint, Compiled]:
 
 def target(logits: Tensor, temperature: float) -> Tensor:
     """The distribution that tokens are proposed from, float64 (vocabulary,)."""
-    return apply_temperature(logits.double().cpu(), temperature).softmax(-1)
+    return apply_temperature(logits.double(), temperature).softmax(-1)
 
 
-def propose(run: Run, params: Rejecting, p: Tensor, condition: Constraint) -> Estimate:
-    """The next token of one text, with its weight."""
-    return estimate(
-        params.estimator,
-        p,
-        condition.allows,
-        run.rng,
-        max_accepts=params.max_accepts,
-        max_rejects=params.max_rejects and max(2, params.max_rejects),
-    )
+def propose(run: Run, params: Rejecting, p: Tensor, condition: Constraint) -> Estimate | None:
+    """The next token of one text, with its weight; None when time ran out first."""
+
+    def accept(token: int) -> bool:
+        # Where little is allowed this is asked tens of thousands of times.
+        if run.out_of_time:
+            raise TimeoutError
+        return condition.allows(token)
+
+    try:
+        return estimate(
+            params.estimator,
+            p,
+            accept,
+            run.rng,
+            max_accepts=params.max_accepts,
+            max_rejects=params.max_rejects and max(2, params.max_rejects),
+        )
+    except TimeoutError:
+        return None
 
 
 def trials(run: Run, found: Estimate, p: Tensor, condition: Constraint, position: int, particle: int = 0) -> Trials:
@@ -109,7 +137,7 @@ def trials(run: Run, found: Estimate, p: Tensor, condition: Constraint, position
     with run.aside():
         try:
             allowed = torch.from_numpy(condition.vocabulary.flags(condition.mask()))
-            exact = float(p[allowed].sum())
+            exact = float(p[allowed.to(p.device)].sum())
         except NoMask:
             exact = None
     return Trials(
@@ -149,6 +177,8 @@ def awrs(run: Run, params: Params) -> Iterator[Event]:
         p = target(logits, params.temperature)
         found = propose(run, params, p, condition)
         yield run.candidates(logits)
+        if found is None:
+            break
         yield trials(run, found, p, condition, run.position)
         tests, steps = tests + found.tests, steps + 1
         if found.token is None:

@@ -85,7 +85,6 @@ class Text:
             placed=list(self.placed),
             shown=list(self.shown),
             parent=parent,
-            wrote="",
         )
 
 
@@ -126,6 +125,9 @@ def sequential_monte_carlo(run: Run, params: Params, condition: Constraint) -> I
                 token, weight = end(run, p, text.condition)
             else:
                 found = propose(run, params, p, text.condition)
+                if found is None:
+                    # The others are judged as they stand.
+                    break
                 yield trials(run, found, p, text.condition, place, index)
                 token, weight = found.token, float(found.weight)
                 tests, choices = tests + found.tests, choices + 1
@@ -139,7 +141,10 @@ def sequential_monte_carlo(run: Run, params: Params, condition: Constraint) -> I
             raise DeadEnd
         if not any(living) or run.out_of_time:
             break
-        texts = successors(texts, params, run.rng) if resample else [t.copy(i) for i, t in enumerate(texts)]
+        if resample:
+            texts = successors(texts, params, run.rng)
+        for index, text in enumerate(texts):
+            text.parent, text.wrote = text.parent if resample else index, ""
         going = {text.tokens: text.row for text in texts if text.state == "alive"}
         if not going:
             # Only finished texts were drawn as ancestors.

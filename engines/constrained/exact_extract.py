@@ -22,9 +22,9 @@ Three ways to the same S:
 
 Exact within the cap. The paper's models are encoder-decoders with the markers <extra_id_0> and <extra_id_1>; ours is
 decoder-only, E is a line break (any token that begins with one), the end of the text, or either of both, whose
-probabilities then add up. Spans begin and end at the passage's own tokens, and none reaches across an E. The paper's
-normalisation counts both markers, ours has only one. After a prompt that ends in white space, as chat templates do, an
-answer does not begin with the space that stands before a word: `space` drops it.
+probabilities then add up. Spans begin and end at the passage's own tokens, and none reaches across an E; white space
+alone is no answer. The paper's normalisation counts both markers, ours has only one. After a prompt that ends in white
+space, as chat templates do, an answer does not begin with the space that stands before a word: `space` drops it.
 
 `as_published` repeats an error of the published code: e is shifted by a cyclic roll, so spans of exactly `cap` tokens
 take P(E) from before their first token when the cap is shorter than the passage.
@@ -113,7 +113,8 @@ def lazy(run: Run, scores: Scores, ranking: Ranking, chunk: int) -> Iterator[int
     lengths: list[list[tuple[int, int]]] = [[] for _ in trie.tokens]
     for start, nodes in enumerate(trie.cells):
         for length, node in enumerate(nodes, 1):
-            lengths[node].append((start, length))
+            if node >= 0:
+                lengths[node].append((start, length))
 
     def bound(node: int) -> float:
         # Over more tokens the same sum weighs less, so that of the longest span below is the safe one.
@@ -151,7 +152,7 @@ def _read_nodes(run: Run, scores: Scores, nodes: Sequence[int], known: int) -> N
 def chunked(run: Run, scores: Scores, chunk: int) -> Iterator[int]:
     """The paper's way: a row per start, `chunk` of them side by side. What starts have in common is read again."""
     trie = scores.trie
-    starts = [nodes[-1] for nodes in trie.cells if nodes]
+    starts = [nodes[-1] for nodes in trie.cells if nodes and nodes[-1] >= 0]
     for at in range(0, len(starts), chunk):
         paths = [trie.path(node) for node in starts[at : at + chunk]]
         longest = max(map(len, paths))
@@ -203,7 +204,7 @@ def greedy(run: Run, logits: Tensor, ends: Sequence[int], trie: SpanTrie, limit:
 def constrained(scores: Scores) -> Followed | None:
     """Greedy choices between going on with a span and ending it, read off a trie; None where nobody has looked."""
     node, trie = -1, scores.trie
-    ending = {cell for nodes in trie.cells for cell in nodes}
+    ending = {cell for nodes in trie.cells for cell in nodes} - {-1}
     while True:
         children = list(trie.children[node + 1].values())
         known = [path for child in children if (path := scores.paths[child]) is not None]
@@ -329,7 +330,7 @@ def extract(run: Run, params: Params) -> Iterator[Event]:
             "passage, or choose a smaller cap."
         )
     trie = span_trie(passage, cap, frozenset(ends))
-    spans = sum(map(len, trie.cells))
+    spans = sum(node >= 0 for nodes in trie.cells for node in nodes)
     yield Note(
         text=f"The passage has {n} tokens. Its {spans} spans of {'any length' if cap == n else f'up to {cap} tokens'} "
         f"have {len(trie.tokens)} different beginnings."

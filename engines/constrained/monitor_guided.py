@@ -13,8 +13,8 @@ its own file only; the analyser sees the others too. No training, no retrieval, 
     5. draw a token from the masked distribution, append it, repeat
 
 A_φ, the analysis, are jedi's completions without keywords, of the buffer and of the buffer with its open brackets
-closed (`engines.grammars.analyser`). Names that begin with an underscore are left out unless one has been typed, or
-`private` is set. Work is done on bytes: half a character is part of a name until it is known to be something else.
+closed (`engines.grammars.analyser`). Names that begin with an underscore are left out unless one has been typed, there
+are no others, or `private` is set. Work is done on bytes: half a character is part of a name until it is known to be something else.
 
 `trigger` says when it asks:
 
@@ -348,7 +348,8 @@ class Monitor:
         """Asks the analyser at the dot that `text` ends with; `first` is what is already known of the name."""
         answer = self._analyser.names(self._buffer(text), reading.closers)
         hidden = not self.private and first != b"_"
-        names = tuple(name for name in answer.names if not (hidden and name.startswith("_")))
+        # Where there are private names only, the type is known all the same, and any other name would be invented.
+        names = tuple(name for name in answer.names if not (hidden and name.startswith("_"))) or answer.names
         rests = tuple(name.encode() for name in names)
         if names:
             news = News("asked", _tail(text), "", rests, answer.seconds)

@@ -41,6 +41,8 @@ class Passage:
 
     tokens: list[int]
     firsts: list[list[int]]
+    blank: frozenset[int] = frozenset()
+    """Those of the tokens that are white space."""
 
     @property
     def start_differs(self) -> bool:
@@ -81,7 +83,8 @@ def find_passage(run: Run, ends: frozenset[int], space: Space = "automatic") -> 
         )
     drop = space == "dropped" or (space == "automatic" and _ends_in_space(run))
     firsts = [_without_space(run, id) if drop else [id] for id in tokens]
-    return Passage(tokens, firsts)
+    blank = frozenset(id for id in tokens if not _bytes(model.token(id)).strip())
+    return Passage(tokens, firsts, blank)
 
 
 def _begin_of_request(run: Run) -> int:

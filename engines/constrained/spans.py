@@ -21,7 +21,8 @@ NEVER = float("-inf")
 class SpanTrie:
     """All distinct beginnings of spans. Node v holds `tokens[v]`; parents, -1 for the prompt, come first.
 
-    `cells[i]` are the nodes at which the spans from start i end, shortest first.
+    `cells[i]` are the nodes at which the spans from start i end, shortest first; -1 for white space alone, which is no
+    answer.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -89,7 +90,8 @@ def span_trie(passage: Passage, cap: int, ends: frozenset[int]) -> SpanTrie:
                 break
             for piece in [token] if length else first:
                 node = trie.add(node, piece)
-            nodes.append(node)
+            blank = token in passage.blank and not any(earlier >= 0 for earlier in nodes)
+            nodes.append(-1 if blank else node)
         trie.cells.append(nodes)
         if (
             len(nodes) == cap
@@ -155,6 +157,8 @@ class Ranking:
     def cell(self, scores: Scores, start: int, length: int) -> float | None:
         """S of the span of `length` tokens from `start`; None where its end has not been looked at."""
         node = scores.trie.cells[start][length - 1]
+        if node < 0:
+            return None
         path, stop = scores.paths[node], scores.stops[node]
         if path is None or stop is None:
             return None

@@ -1,8 +1,9 @@
 """SynCode: the mask of a grammar is looked up, not computed.
 
-"SynCode: LLM Generation with Grammar Augmentation", Ugare et al., arXiv 2403.01632. Whether a token is legal are two
-questions: which *terminals* may come next, which an LR parser knows at once, and which *tokens* fit such terminals from
-where the text stands, which does not depend on the text and is tabulated once (`engines.grammars.mask_store`).
+"SynCode: LLM Generation with Grammar Augmentation", Ugare et al., arXiv 2403.01632. "Is this
+token legal?" is split in two: which *terminals* may come next, which an LR parser knows at once, and which *tokens* fit
+such terminals from a state of the lexer. The second does not depend on the text, so it is tabulated once
+(`engines.grammars.mask_store`).
 
     1. C ← the text so far; cut it into terminals, parse them; r ← the remainder, whose terminal is not settled
     2. the kind of r:  COMPLETE    nothing, or only ignored text, is left
@@ -25,7 +26,7 @@ A legal token is never forbidden, but with one terminal of foresight some allowe
 leaves the distribution as it is: p(x) + (1 - Z) p(x) / Z = p(x) / Z. It needs distributions without filters, so with
 top-k or top-p the mask comes first. It is off by default (in the reference on), for it shows fewer masks.
 
-Cut and parsed is incrementally: the states of lexer and parser are kept per token, so rollback and fork cost nothing.
+The states of lexer and parser are kept per token, so each token is read once, and rollback and fork cost nothing.
 Terminals compete only where the parser would take them (the reference: everywhere), and the longest match wins. Legal
 means that the text can be cut and parsed so far, and its remainder can still become a terminal that the parser takes.
 Where two neighbours of a grammar always run into one another, as in `A A` with A: /a+/, no text may ever be complete.
@@ -38,6 +39,7 @@ tokens is a dead end. There is no support for indentation.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,7 +71,9 @@ MOST_STEPS = 1_000_000
 """Bytes that one token may make the lexer read again."""
 SHOWN_SEQUENCES = 24
 SHOWN_TEXT = 48
-MOST_LANGUAGES = 16
+MOST_LANGUAGES = 8
+MOST_DRAWN = 32
+"""Tokens drawn and parsed at one place before all are parsed at once."""
 
 
 class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -367,6 +371,10 @@ class SynCode:
         """The token was drawn and parsed, and is illegal: it is forbidden at this place."""
         self._refused.add(token)
 
+    def parse_all(self) -> None:
+        """Makes the mask of this place exact, even if lazy."""
+        self._mask = self._parsed(self.mask())
+
     def commit(self, token: int) -> bool:
         if not self.allows(token):
             return False
@@ -464,13 +472,15 @@ def _line(label: str) -> str:
 )
 def syncode(run: Run, params: Params) -> Iterator[Event]:
     with run.aside():
+        start = time.perf_counter()
         language = language_for(params.grammar, run.model.vocabulary, as_published=params.as_published)
     # Filters choose among what is allowed, so an illegal token must not take a legal one's place among them.
     filtered = params.top_k > 0 or params.top_p < 1
     constraint = SynCode(language, mode=params.mode, lookahead=params.lookahead, lazy=not filtered)
     if not constraint.looked_up().any():
         raise BadGrammar("No token of this model begins any text of this grammar. Change it, or try another model.")
-    yield ready(language, "grammar", "read" if language.store.read else "new")
+    seconds = time.perf_counter() - start
+    yield ready(language, "grammar", seconds, "parser table and automata")
     gate = Gate(constraint)
     gate.follow(run.output)
     run.gate = gate
@@ -508,6 +518,8 @@ def syncode(run: Run, params: Params) -> Iterator[Event]:
                     if legal:
                         break
                     constraint.refuse(token)
+                    if len(tried) == MOST_DRAWN:
+                        constraint.parse_all()
             except DeadEnd:
                 yield run.candidates(logits)
                 raise
@@ -516,27 +528,27 @@ def syncode(run: Run, params: Params) -> Iterator[Event]:
                 refusals += len(tried) - 1
                 yield closure(run, constraint, logits, tried)
             yield from run.commit(run.placed(token, logits=logits, final=p))
-        yield ready(language, "mask store", "used")
+        yield ready(language, "mask store", language.store.seconds, "the entries that were asked for so far")
         if refusals:
             yield Note(
                 text=f"The parser refused {refusals} drawn token{'s' * (refusals > 1)} that the looked-up mask had "
                 "allowed: the price of so little foresight."
             )
         if shortcuts:
-            yield Note(text=f"{shortcuts} tokens were legal as drawn, so no mask was built for them.")
+            yield Note(text=f"Tokens legal as drawn, for which no mask was built: {shortcuts}.")
     finally:
         with run.aside():
             language.store.save()
 
 
-def ready(language: Language, subject: str, message: str) -> Compiled:
-    """What the tables amount to now."""
+def ready(language: Language, subject: str, seconds: float, message: str) -> Compiled:
+    """What the tables amount to now, and how long making the subject took."""
     store = language.store
     return Compiled(
         engine=SynCode.engine,
         subject=subject,
         status="ok",
-        seconds=store.seconds,
+        seconds=seconds,
         message=message,
         sizes={
             "terminals": len(store.terminals),

@@ -4,8 +4,8 @@ jedi answers, in a process of its own, because what it reads is written by stran
 and its types are inferred; it is never executed. The process
 
 * is started when the first question is asked, with this file as its script: standard library and jedi, nothing else
-* knows the code it is given and the standard library's stubs; no installed packages, no files, an empty folder
-* has a limit on its memory, may start no processes, inherits no environment, and works in a folder that goes with it
+* knows the code it is given and the standard library's stubs: no installed packages, no files
+* has a limit on its memory, may start no processes, inherits no environment, and works in an empty folder
 * is given up when an answer takes longer than `SECONDS`: it is stopped, another one is started, and the answer is
   *unknown*. Unknown is an answer like any other: whoever asks goes on without it.
 
@@ -26,6 +26,7 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cache
 from typing import IO, Any, Literal
 
 SECONDS = 1.0
@@ -34,6 +35,13 @@ START_SECONDS = 30.0
 """How long the very first start may take; it reads the stubs of the built-in types."""
 MOST_CHARACTERS = 256 * 1024
 MOST_NAMES = 4096
+USUAL = (
+    "[''][0].",
+    "for x in {'': [0]}.values():\n    x.",
+    "from dataclasses import dataclass\n@dataclass\nclass A:\n    a: int\ndef f(x: list[A]) -> None:\n    x[0].",
+    "from enum import Enum\nclass A(Enum):\n    B = 1\nA.",
+)
+"""What is completed before the first question, so that the stubs most needed have been parsed by then."""
 MEMORY_BYTES = 1 << 30
 FILE_BYTES = 1 << 24
 """The largest file it may write: jedi keeps the stubs that it has parsed, in the process's own folder."""
@@ -129,19 +137,25 @@ class Analyser:
             self._worker = None
 
 
+@cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Where the workers of this process keep the stubs that they have parsed, so that the next one starts sooner."""
+    return tempfile.TemporaryDirectory(prefix="analyser-")
+
+
 class _Worker:
     """The process, and a thread that reads what it says."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="analyser-")
+        folder = _folder().name
         self._said: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._is_ready = False
         self._process = subprocess.Popen(
-            [sys.executable, "-I", "-B", os.path.abspath(__file__), self._folder.name],
+            [sys.executable, "-I", "-B", os.path.abspath(__file__), folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            cwd=self._folder.name,
+            cwd=folder,
             env={name: os.environ[name] for name in ("SYSTEMROOT",) if name in os.environ},
         )
         assert self._process.stdout is not None
@@ -174,7 +188,6 @@ class _Worker:
                 pipe.close()
             except OSError:
                 pass
-        self._folder.cleanup()
 
     def _next(self, seconds: float) -> dict[str, Any] | None:
         try:
@@ -206,6 +219,7 @@ def _serve(folder: str) -> None:
     _limit()
     import jedi
     from jedi.api.environment import InterpreterEnvironment
+    from parso import cache as parsed
     from parso.utils import split_lines
 
     jedi.settings.auto_import_modules = []
@@ -226,7 +240,11 @@ def _serve(folder: str) -> None:
 
     # What jedi prints must not be taken for an answer.
     out, sys.stdout = sys.stdout.buffer, sys.stderr
-    complete("''.", "")
+    for code in USUAL:
+        complete(code, "")
+    # From now on it may be stopped at any time, and half a file would be the next worker's trouble.
+    if hasattr(parsed, "_save_to_file_system"):
+        parsed._save_to_file_system = lambda *_, **__: None
     say({"ready": True})
     for line in sys.stdin.buffer:
         question = json.loads(line)

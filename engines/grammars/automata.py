@@ -1,12 +1,15 @@
 """Automata over bytes: regular expressions without backtracking, and walks over all tokens of a vocabulary at once.
 
-    1. parse the expression (interegular's parser; its own automata, which can explode, are not used)
+    1. parse the expression (the parser of Python's own `re`, so that it means what Lark means by it)
     2. build a nondeterministic automaton over bytes: each class of characters becomes the byte ranges of its UTF-8
     3. make it deterministic by the subset construction, within limits on states and time
     4. keep only live states, from which a match can be reached, and merge equal ones
 
 A match is found in time proportional to the text whatever the expression, `(a+)+b` included. `\\w`, `\\d` and `\\s`
 mean ASCII; look-around, anchors and back-references describe no automaton and are refused.
+
+(interegular, which also turns expressions into automata, spells out every character of a class and has no limits:
+a minute for `(a|b)*a(a|b){14}`, two for a class of all characters beyond ASCII. So it is not used.)
 
 `Trie` arranges the tokens of a vocabulary as a tree of bytes, level by level, so that an automaton can be run over
 all of them with a few array operations per level.
@@ -17,13 +20,14 @@ from __future__ import annotations
 import itertools
 import re
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from re import _parser
 from typing import Any
 
 import numpy as np
-from interegular.patterns import InvalidSyntax, REFlags, Unsupported, parse_pattern
 from numpy.typing import NDArray
 
 from engines.grammars.constraint import BadGrammar
@@ -36,9 +40,25 @@ MOST_PARTS = 60_000
 SECONDS = 2.0
 LAST_CHARACTER = 0x10FFFF
 SURROGATES = (0xD800, 0xDFFF)
+CATEGORIES = {
+    "DIGIT": ("09",),
+    "SPACE": ("\t\r", "  "),
+    "WORD": ("09", "AZ", "__", "az"),
+}
+REFUSED = {
+    "ASSERT": "look-ahead or look-behind, which no automaton over bytes can do",
+    "ASSERT_NOT": "look-ahead or look-behind, which no automaton over bytes can do",
+    "FAILURE": "look-ahead or look-behind, which no automaton over bytes can do",
+    "GROUPREF": "a back-reference, which no automaton can do",
+    "GROUPREF_EXISTS": "a conditional group, which no automaton can do",
+    "AT": "an anchor such as ^, $ or \\b; a terminal always matches as a whole, so leave it out",
+    "ATOMIC_GROUP": "an atomic group, which no automaton can do",
+    "POSSESSIVE_REPEAT": "a possessive repetition, which no automaton can do",
+}
 
 States = NDArray[np.int16]
 Nodes = NDArray[np.int64]
+Ranges = list[tuple[int, int]]
 
 
 class ByteDFA:
@@ -120,19 +140,17 @@ def from_regex(expression: str, *, most_states: int = MOST_STATES, seconds: floa
         BadGrammar: it is malformed, uses what no automaton can do, or is too large or too slow to build.
     """
     deadline = time.perf_counter() + seconds
+    parts = _Parts(expression, deadline)
     try:
-        tree = parse_pattern(_spelt_out(expression))
-        parts = _Parts(expression, deadline)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree: Any = _parser.parse(expression)
         start = parts.new()
-        end = parts.add(tree, start, REFlags(0))
-    except Unsupported as error:
-        raise BadGrammar(f"/{_brief(expression)}/ uses {_construct(expression, str(error))}.") from None
-    except InvalidSyntax:
-        raise BadGrammar(f"/{_brief(expression)}/ is not a regular expression that can be read here.") from None
-    except RecursionError:
-        raise BadGrammar(f"/{_brief(expression)}/ is nested too deeply.") from None
-    except (ValueError, AttributeError):  # NoMatch, numbers that are none, and comments, which it cannot simplify
-        raise BadGrammar(f"/{_brief(expression)}/ is not a regular expression that can be read here.") from None
+        end = parts.add_all(tree, start, tree.state.flags)
+    except re.error as error:
+        raise BadGrammar(f"/{_brief(expression)}/ is not a regular expression: {error.msg}.") from None
+    except (RecursionError, OverflowError):
+        raise BadGrammar(f"/{_brief(expression)}/ is nested too deeply, or repeated too often.") from None
     dfa = _minimal(*_deterministic(parts, start, end, 4 * most_states), deadline)
     if len(dfa) > most_states:
         raise BadGrammar(_too_large(expression))
@@ -254,6 +272,7 @@ class _Parts:
         self.expression, self.deadline = expression, deadline
         self.free: list[list[int]] = []
         """Where one gets from each part without reading."""
+        self._work = 0
         self.arcs: list[list[tuple[int, int, int]]] = []
         """From each part: first byte, last byte, where to."""
 
@@ -270,52 +289,53 @@ class _Parts:
         if time.perf_counter() > self.deadline:
             raise BadGrammar(f"/{_brief(self.expression)}/ takes too long to turn into an automaton. Make it smaller.")
 
-    def add(self, tree: Any, start: int, flags: REFlags) -> int:
-        """Reads `tree` from `start` on; returns where that ends."""
-        match type(tree).__name__.lstrip("_"):
-            case "Pattern":
-                flags = (flags | tree.added_flags) & ~tree.removed_flags
-                end = self.new()
-                for option in tree.options:
-                    self.free[self.add(option, start, flags)].append(end)
-                return end
-            case "Concatenation":
-                for part in tree.parts:
-                    start = self.add(part, start, flags)
-                return start
-            case "Repeated":
-                return self._repeated(tree, start, flags)
-            case "CharGroup":
-                return self._characters(_ranges(tree.chars, tree.negated, flags), start)
-            case "DotCls":
-                end_of_line = frozenset() if flags & REFlags.SINGLE_LINE else frozenset("\n")
-                return self._characters(_ranges(end_of_line, True, REFlags(0)), start)
-            case "EmptyCls":
-                return start
-            case "NonCapturing":
-                raise Unsupported("look-behind" if tree.backwards else "look-ahead")
-            case _:
-                raise Unsupported("a construct that is not supported")
+    def add_all(self, tree: Any, start: int, flags: int) -> int:
+        """Reads a sequence from `start` on; returns where that ends."""
+        for operation, argument in tree:
+            start = self.add(str(operation), argument, start, flags)
+        return start
 
-    def _repeated(self, tree: Any, start: int, flags: REFlags) -> int:
-        for _ in range(tree.min):
-            start = self.add(tree.base, start, flags)
-        if tree.max is None:
+    def add(self, operation: str, argument: Any, start: int, flags: int) -> int:
+        """Reads one item of the parsed expression from `start` on; returns where that ends."""
+        self._work += 1
+        if self._work % 256 == 0:
+            self.check_time()
+        match operation:
+            case "LITERAL" | "NOT_LITERAL" | "IN" | "ANY":
+                return self._characters(_ranges(operation, argument, flags), start)
+            case "SUBPATTERN":
+                _, added, removed, inner = argument
+                return self.add_all(inner, start, (flags | added) & ~removed)
+            case "BRANCH":
+                end = self.new()
+                for option in argument[1]:
+                    self.free[self.add_all(option, start, flags)].append(end)
+                return end
+            case "MAX_REPEAT" | "MIN_REPEAT":
+                least, most, inner = argument
+                return self._repeated(int(least), int(most), inner, start, flags)
+            case _:
+                reason = REFUSED.get(operation, "something that is not supported")
+                raise BadGrammar(f"/{_brief(self.expression)}/ uses {reason}.")
+
+    def _repeated(self, least: int, most: int, inner: Any, start: int, flags: int) -> int:
+        for _ in range(least):
+            start = self.add("SUBPATTERN", (None, 0, 0, inner), start, flags)
+        # Ends of their own, so that what is added to a loop later cannot be reached from inside.
+        end = self.new()
+        if most == _parser.MAXREPEAT:
             loop = self.new()
             self.free[start].append(loop)
-            self.free[self.add(tree.base, loop, flags)].append(loop)
-            # Its own end, so that what is added to the loop later cannot be reached from inside.
-            end = self.new()
+            self.free[self.add_all(inner, loop, flags)].append(loop)
             self.free[loop].append(end)
             return end
-        end = self.new()
         self.free[start].append(end)
-        for _ in range(tree.max - tree.min):
-            start = self.add(tree.base, start, flags)
+        for _ in range(most - least):
+            start = self.add("SUBPATTERN", (None, 0, 0, inner), start, flags)
             self.free[start].append(end)
         return end
 
-    def _characters(self, ranges: list[tuple[int, int]], start: int) -> int:
+    def _characters(self, ranges: Ranges, start: int) -> int:
         # A part of its own: `start` may be entered again by a loop.
         begin, end = self.new(), self.new()
         self.free[start].append(begin)
@@ -371,19 +391,51 @@ def utf8_ranges(low: int, high: int) -> Iterator[list[tuple[int, int]]]:
     yield list(zip(first, final, strict=True))
 
 
-def _ranges(characters: frozenset[str], negated: bool, flags: REFlags) -> list[tuple[int, int]]:
-    if flags & REFlags.CASE_INSENSITIVE:
-        both = {*(one.lower() for one in characters), *(one.upper() for one in characters)}
-        characters = frozenset(one for one in both if len(one) == 1)
-    ranges: list[tuple[int, int]] = []
-    for code in sorted(map(ord, characters)):
-        if ranges and ranges[-1][1] == code - 1:
-            ranges[-1] = ranges[-1][0], code
+def _ranges(operation: str, argument: Any, flags: int) -> Ranges:
+    """The characters that one item of an expression stands for."""
+    match operation:
+        case "ANY":
+            return [(0, LAST_CHARACTER)] if flags & re.DOTALL else _others([(10, 10)])
+        case "IN":
+            items = [(str(kind), value) for kind, value in argument]
+        case _:
+            items = [("LITERAL", argument)]
+    found: Ranges = []
+    for kind, value in items:
+        match kind:
+            case "LITERAL":
+                found.append((value, value))
+            case "RANGE":
+                found.append(value)
+            case "CATEGORY":
+                name = str(value).removeprefix("CATEGORY_")
+                plain = [(ord(pair[0]), ord(pair[1])) for pair in CATEGORIES[name.removeprefix("NOT_")]]
+                found += _others(plain) if name.startswith("NOT_") else plain
+    if flags & re.IGNORECASE:
+        found += [
+            (ord(other), ord(other))
+            for low, high in found
+            if high - low < 4096
+            for one in map(chr, range(low, high + 1))
+            for other in (one.lower(), one.upper())
+            if len(other) == 1
+        ]
+    negated = operation == "NOT_LITERAL" or any(kind == "NEGATE" for kind, _ in items)
+    return _others(found) if negated else _joined(found)
+
+
+def _joined(ranges: Ranges) -> Ranges:
+    joined: Ranges = []
+    for low, high in sorted(ranges):
+        if joined and low <= joined[-1][1] + 1:
+            joined[-1] = joined[-1][0], max(high, joined[-1][1])
         else:
-            ranges.append((code, code))
-    if not negated:
-        return ranges
-    edges = [-1, *(edge for pair in ranges for edge in pair), LAST_CHARACTER + 1]
+            joined.append((low, high))
+    return joined
+
+
+def _others(ranges: Ranges) -> Ranges:
+    edges = [-1, *(edge for pair in _joined(ranges) for edge in pair), LAST_CHARACTER + 1]
     return [(a + 1, b - 1) for a, b in zip(edges[::2], edges[1::2], strict=True) if a + 1 <= b - 1]
 
 
@@ -491,34 +543,6 @@ def _minimal(delta: NDArray[np.int32], final: NDArray[np.bool_], deadline: float
     representative = np.zeros(count, dtype=np.int64)
     representative[renamed[block]] = np.arange(len(block))
     return _live(renamed[block[delta[representative]]], final[representative])
-
-
-def _spelt_out(expression: str) -> str:
-    r"""`\u00e9` and `\U0001f600` as the characters themselves, which the parser does not know."""
-
-    def character(found: re.Match[str]) -> str:
-        code = int(found[2][1:], 16)
-        if code > LAST_CHARACTER or SURROGATES[0] <= code <= SURROGATES[1]:
-            raise InvalidSyntax
-        return found[1] + (f"\\x{code:02x}" if code < 0x80 else chr(code))
-
-    return re.sub(r"(?<!\\)((?:\\\\)*)\\(u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8})", character, expression)
-
-
-def _construct(expression: str, reason: str) -> str:
-    reason = reason.strip().rstrip(".")
-    for name, words in (
-        ("look-ahead", "look-ahead, which no automaton over bytes can do"),
-        ("look-behind", "look-behind, which no automaton over bytes can do"),
-        ("Group references", "a back-reference, which no automaton can do"),
-        ("Conditional", "a conditional group, which no automaton can do"),
-        ("'$'", "the anchor $; a terminal always matches as a whole, so leave it out"),
-        ("'^'", "the anchor ^; a terminal always matches as a whole, so leave it out"),
-        ("regex module", "a Unicode property or a named character, which is not supported"),
-    ):
-        if reason.startswith(name):
-            return words
-    return f"something that is not supported ({reason[:80]})"
 
 
 def _too_large(expression: str) -> str:

@@ -17,6 +17,7 @@ word of the grammar fits a text in which parts are still open.
 from __future__ import annotations
 
 import ctypes
+import heapq
 import re
 import threading
 from collections import defaultdict
@@ -36,12 +37,17 @@ from lark.load_grammar import load_grammar
 from lark.parsers.lalr_analysis import LALR_Analyzer, Shift
 
 from engines.grammars.automata import ByteDFA, from_regex, from_text
-from engines.grammars.constraint import BadGrammar
+from engines.grammars.constraint import BadGrammar, GrammarLimit
 from engines.grammars.vocabulary import Vocabulary
 
 MOST_CHARACTERS = 64 * 1024
 SECONDS = 5.0
 END = "$END"
+MOST_TERMINALS = 300
+MOST_STATES = 20_000
+"""Of all terminals' automata together."""
+MOST_KNOWN = 400
+"""Bytes of a text with holes."""
 LIBRARIES = ("common", "python", "unicode")
 """What may be imported: Lark's own collections."""
 
@@ -111,7 +117,14 @@ class Grammar:
             enumerate(definitions),
             key=lambda item: (-item[1].priority, not isinstance(item[1].pattern, PatternStr), item[0]),
         )
+        if len(order) > MOST_TERMINALS:
+            raise BadGrammar(f"This has {len(order)} terminals; at most {MOST_TERMINALS} are read.")
         terminals = {one.name: _automaton(one, text) for _, one in order}
+        if (states := sum(map(len, terminals.values()))) > MOST_STATES:
+            raise BadGrammar(
+                f"The automata of all terminals are too large together: {states:,} states, and {MOST_STATES:,} are "
+                "the limit. Make them smaller, or use the grammar mask, which needs no tables."
+            )
         labels = {one.name: _label(one) for _, one in order}
         rules = [
             Rule(
@@ -329,6 +342,142 @@ class Stack:
         return found[::-1]
 
 
+def two_nf(grammar: Grammar) -> Grammar:
+    """The same language with at most two names on the right of a rule. Empty rules and chains stay, so the grammar
+    grows by a constant factor only."""
+    rules: list[Rule] = []
+    for index, rule in enumerate(grammar.rules):
+        origin, body = rule.origin, rule.body
+        for place in range(len(body) - 2):
+            rest = f"{rule.origin}·{index}·{place}"
+            rules.append(Rule(origin, (body[place], rest)))
+            origin = rest
+        rules.append(Rule(origin, body[-2:]))
+    return Grammar(grammar.start, rules, grammar.terminals, grammar.ignored, grammar.labels, grammar.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Holed:
+    """A text with holes as an automaton over terminals. State n stands behind the first n known bytes.
+
+    `arcs`: from, terminal, to → a shortest text of that terminal that fits there, ignored text before it included.
+    `ends`: the states behind which only ignored text is left → that text.
+    """
+
+    states: int
+    arcs: dict[tuple[int, str, int], bytes]
+    ends: dict[int, bytes]
+
+
+def with_holes(grammar: Grammar, pieces: Sequence[bytes | None]) -> Holed:
+    """Cuts a text into terminals in every possible way; None is a hole, any number of any bytes.
+
+    Longest match is not asked for: a cut that the lexer would not make counts too. Raises `GrammarLimit` beyond
+    `MOST_KNOWN` known bytes.
+    """
+    known: list[int] = []
+    holes: set[int] = set()
+    for piece in pieces:
+        if piece is None:
+            holes.add(len(known))
+        else:
+            known += piece
+    size = len(known)
+    if size > MOST_KNOWN:
+        raise GrammarLimit(f"A text with holes may have {MOST_KNOWN} known bytes at most, not {size:,}.")
+
+    def spelt(dfa: ByteDFA, begin: int) -> dict[int, bytes]:
+        """Where a match that begins at `begin` may end, and a shortest such match."""
+        ways = {(begin, 0): b""}
+        queue = list(ways) if not dfa.empty else []
+        found: dict[int, bytes] = {}
+        for place, state in queue:
+            word = ways[place, state]
+            if dfa.ends[state] and word:
+                found.setdefault(place, word)
+            steps = [(place + 1, known[place])] if place < size else []
+            if place in holes:
+                targets, firsts = np.unique(dfa.delta[state], return_index=True)
+                steps += [(place, int(byte)) for byte, target in zip(firsts, targets, strict=True) if target != state]
+            for after, byte in steps:
+                target = dfa.table[state << 8 | byte]
+                if target != dfa.dead and (after, target) not in ways:
+                    ways[after, target] = word + bytes([byte])
+                    queue.append((after, target))
+        return found
+
+    words = {(begin, name): spelt(dfa, begin) for name, dfa in grammar.terminals.items() for begin in range(size + 1)}
+    skipped: list[dict[int, bytes]] = []
+    for begin in range(size + 1):
+        reached = {begin: b""}
+        queue = [(0, begin)]
+        while queue:
+            cost, place = heapq.heappop(queue)
+            if cost > len(reached[place]):
+                continue
+            for name in grammar.ignored:
+                for after, word in words[place, name].items():
+                    if after not in reached or cost + len(word) < len(reached[after]):
+                        reached[after] = reached[place] + word
+                        heapq.heappush(queue, (cost + len(word), after))
+        skipped.append(reached)
+    arcs: dict[tuple[int, str, int], bytes] = {}
+    for begin, reached in enumerate(skipped):
+        for place, before in reached.items():
+            for name in grammar.terminals:
+                if name in grammar.ignored:
+                    continue
+                for after, word in words[place, name].items():
+                    key = begin, name, after
+                    if key not in arcs or len(before) + len(word) < len(arcs[key]):
+                        arcs[key] = before + word
+    ends = {begin: reached[size] for begin, reached in enumerate(skipped) if size in reached}
+    return Holed(size + 1, arcs, ends)
+
+
+def intersects(grammar: Grammar, holed: Holed) -> bytes | None:
+    """A shortest text of the grammar that fills the holes; None when there is none.
+
+    Spans (from, name, to) are found cheapest first from the terminals up, so the first whole text is a shortest one;
+    at most rules · states³ steps.
+    """
+    short = two_nf(grammar)
+    uses: dict[str, list[Rule]] = defaultdict(list)
+    queue: list[tuple[int, int, str, int, bytes]] = [
+        (len(word), begin, name, end, word) for (begin, name, end), word in holed.arcs.items()
+    ]
+    for rule in short.rules:
+        for name in set(rule.body):
+            uses[name].append(rule)
+        if not rule.body:
+            queue += [(0, state, rule.origin, state, b"") for state in range(holed.states)]
+    heapq.heapify(queue)
+    begun: dict[tuple[int, str], dict[int, bytes]] = defaultdict(dict)
+    ended: dict[tuple[int, str], dict[int, bytes]] = defaultdict(dict)
+    while queue:
+        _, begin, name, end, word = heapq.heappop(queue)
+        if name == END:
+            return word
+        if end in begun[begin, name]:
+            continue
+        begun[begin, name][end] = ended[end, name][begin] = word
+        found: list[tuple[int, str, int, bytes]] = []
+        if name == short.start and begin == 0 and end in holed.ends:
+            found.append((0, END, end, word + holed.ends[end]))
+        for rule in uses[name]:
+            if len(rule.body) == 1:
+                found.append((begin, rule.origin, end, word))
+                continue
+            first, second = rule.body
+            if first == name:
+                found += [(begin, rule.origin, after, word + more) for after, more in begun[end, second].items()]
+            if second == name:
+                found += [(before, rule.origin, end, more + word) for before, more in ended[begin, first].items()]
+        for one in found:
+            heapq.heappush(queue, (len(one[3]), *one))
+    return None
+
+
 def _automaton(definition: TerminalDef, text: str) -> ByteDFA:
     pattern, place = definition.pattern, _place(text, definition.name)
     try:
@@ -378,12 +527,12 @@ def _explained(error: BaseException, text: str, label: Callable[[str], str] = st
             *_place(text, _rule(rule)),
         )
     if message.startswith("Reduce/Reduce"):
-        named = re.findall(r"<(\S+) :", message)
-        rules = " and ".join(dict.fromkeys(_rule(name) for name in named[:2]))
+        named = sorted({_rule(name) for name in re.findall(r"<(\S+) :", message)})
+        rules = " and ".join(named[:4])
         return BadGrammar(
             f"This grammar is in conflict: the same text is complete by more than one rule ({rules}). Rewrite it, or "
             "use the grammar mask, which takes any grammar.",
-            *_place(text, _rule(named[0]) if named else ""),
+            *_place(text, named[0] if named else ""),
         )
     if undefined := re.match(r"Rule '(.+)' used but not defined \(in rule (.+)\)", message):
         return BadGrammar(f"The rule {undefined[1]} is used but not defined.", *_place(text, undefined[2]))

@@ -40,8 +40,10 @@ from engines.models.conversion import cache_folder
 Kind = Literal["all", "beyond", "inside"]
 
 KINDS: tuple[Kind, ...] = ("all", "beyond", "inside")
-MOST_ENTRIES = 2_000
+MOST_ENTRIES = 1_000
 """Kept on disk, of one grammar."""
+MOST_KEPT = 4_096
+"""Kept in memory, of one grammar; the oldest are made again when they are asked for."""
 KEY = 20
 """Bytes of a row that say what it is about."""
 MOST_FILES = 24
@@ -102,6 +104,8 @@ class MaskStore:
             return row
         with self._lock:
             if key not in self._rows:
+                if len(self._rows) >= MOST_KEPT:
+                    del self._rows[next(iter(self._rows))]
                 start = time.perf_counter()
                 self._rows[key] = self._made(terminal, state, [self.terminals[name] for name in follow], kind)
                 self.seconds += time.perf_counter() - start
@@ -174,6 +178,7 @@ class MaskStore:
         """Takes over the entries on disk, if there are any that can be read; returns how many."""
         try:
             table = np.load(self.path, allow_pickle=False)
+            os.utime(self.path)
         except (OSError, ValueError, EOFError):
             return 0
         width = len(self.vocabulary) + 7 >> 3

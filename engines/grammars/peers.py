@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -86,6 +87,19 @@ def _version(engine: Engine) -> str:
     return "unknown"
 
 
+def prepare(engine: Engine, vocabulary: Vocabulary) -> None:
+    """What an engine does once per vocabulary, so that it is not counted as compiling. Raises `NotInstalled`."""
+    if not find_spec(MODULES[engine]):
+        raise NotInstalled(engine)
+    makers: dict[Engine, Callable[[Vocabulary], object]] = {
+        "llguidance": lambda vocabulary: compile_guidance("choices", "a", vocabulary),
+        "xgrammar": _xgrammar_info,
+        "outlines-core": _outlines_vocabulary,
+        "lm-format-enforcer": _enforcer_data,
+    }
+    makers[engine](vocabulary)
+
+
 def compile_with(
     engine: Engine, kind: PeerKind, text: str, vocabulary: Vocabulary, *, whitespace: Whitespace = "one space"
 ) -> Constraint:
@@ -110,7 +124,9 @@ def compile_with(
     }
     try:
         peer = makers[engine](kind, text, vocabulary, whitespace)
+        start = time.perf_counter()
         first = peer.mask()
+        peer.first_seconds = time.perf_counter() - start
     except (BadGrammar, MemoryError):
         raise
     except Exception as error:  # whatever a foreign library raises at this point is a refusal
@@ -129,6 +145,8 @@ class Peer(ABC):
         self.vocabulary = vocabulary
         self._ended = 0
         self._mask: Bits | None = None
+        self.first_seconds = 0.0
+        """What the very first mask took, where `compile_with` made it."""
 
     def told(self) -> Bits:
         """The engine's own mask, special tokens and all. Raises `GrammarLimit` when it gives up."""
@@ -238,14 +256,7 @@ _xgrammar_tokens: WeakKeyDictionary[Vocabulary, Any] = WeakKeyDictionary()
 def _xgrammar(kind: PeerKind, text: str, vocabulary: Vocabulary, whitespace: Whitespace) -> Peer:
     import xgrammar
 
-    if vocabulary not in _xgrammar_tokens:
-        _xgrammar_tokens[vocabulary] = xgrammar.TokenizerInfo(
-            list(vocabulary.bytes_of),
-            xgrammar.VocabType.RAW,
-            vocab_size=len(vocabulary),
-            stop_token_ids=sorted(vocabulary.ends),
-        )
-    compiler = xgrammar.GrammarCompiler(_xgrammar_tokens[vocabulary], max_threads=1, cache_enabled=False)
+    compiler = xgrammar.GrammarCompiler(_xgrammar_info(vocabulary), max_threads=1, cache_enabled=False)
     if kind == "regex":
         return XGrammar(xgrammar.GrammarMatcher(compiler.compile_regex(text.strip("\r\n"))), vocabulary)
     spaces: dict[Whitespace, dict[str, Any]] = {
@@ -256,6 +267,20 @@ def _xgrammar(kind: PeerKind, text: str, vocabulary: Vocabulary, whitespace: Whi
     # Not strict: strict adds "nothing else" to every object, which is another schema.
     compiled = compiler.compile_json_schema(text, strict_mode=False, **spaces[whitespace])
     return XGrammar(xgrammar.GrammarMatcher(compiled), vocabulary)
+
+
+def _xgrammar_info(vocabulary: Vocabulary) -> Any:
+    import xgrammar
+
+    if vocabulary not in _xgrammar_tokens:
+        _xgrammar_tokens[vocabulary] = xgrammar.TokenizerInfo(
+            # Its own loader hands it the names of special tokens, and so takes them for text; see `told`.
+            [piece or vocabulary.spell(id).text.encode() for id, piece in enumerate(vocabulary.bytes_of)],
+            xgrammar.VocabType.RAW,
+            vocab_size=len(vocabulary),
+            stop_token_ids=sorted(vocabulary.ends),
+        )
+    return _xgrammar_tokens[vocabulary]
 
 
 class XGrammar(Peer):
@@ -294,13 +319,19 @@ _outlines_tokens: WeakKeyDictionary[Vocabulary, Any] = WeakKeyDictionary()
 def _outlines(kind: PeerKind, text: str, vocabulary: Vocabulary, whitespace: Whitespace) -> Peer:
     import outlines_core
 
+    expression = text.strip("\r\n") if kind == "regex" else expression_of(text, whitespace)
+    return Outlines(outlines_core.Index(expression, _outlines_vocabulary(vocabulary)), [], vocabulary)
+
+
+def _outlines_vocabulary(vocabulary: Vocabulary) -> Any:
+    import outlines_core
+
     if vocabulary not in _outlines_tokens:
         spelled: dict[bytes, list[int]] = {}
         for id in vocabulary.text_ids.tolist():
             spelled.setdefault(vocabulary.bytes_of[id], []).append(id)
         _outlines_tokens[vocabulary] = outlines_core.Vocabulary(min(vocabulary.ends), spelled)
-    expression = text.strip("\r\n") if kind == "regex" else expression_of(text, whitespace)
-    return Outlines(outlines_core.Index(expression, _outlines_tokens[vocabulary]), [], vocabulary)
+    return _outlines_tokens[vocabulary]
 
 
 def expression_of(schema: str, whitespace: Whitespace) -> str:

@@ -7,7 +7,7 @@ moves per symbol, built in one pass over it (Blumer et al., "The Smallest Automa
     1. symbols ← the bytes of the text, or its tokens; a symbol that must not be written breaks it
     2. build the suffix automaton: for each symbol a new state, and a copy of a state whose places fall apart
     3. a token is allowed if the automaton can read it (its bytes) from where it stands
-    4. the text may end, or a closing token may come, once something has been written
+    4. the text may end, or a closing token may come, once more than white space has been written
 
 Exact: at byte level whatever the model's cut into tokens, at token level for the cut that the text has in its place.
 By bytes a quotation begins and ends at whole characters, not necessarily at whole words.
@@ -90,7 +90,7 @@ class SuffixAutomaton:
 
 
 class Substring:
-    """A `Constraint`: any substring of the text that is not empty.
+    """A `Constraint`: any substring of the text that is more than white space.
 
     Args:
         text: its bytes (level `bytes`) or its tokens (level `tokens`).
@@ -128,15 +128,16 @@ class Substring:
             symbols = [BREAK if symbol in never else symbol for symbol in symbols]
         self._symbols = symbols
         self._automaton = SuffixAutomaton(symbols)
-        self._masks: dict[int, Bits] = {}
-        self._path = [0]
+        self._masks: dict[tuple[int, bool], Bits] = {}
+        self._path = [(0, False)]
+        """The state after each token, and whether more than white space has been written."""
 
     def mask(self) -> Bits:
-        state = self._path[-1]
-        if state not in self._masks:
+        state, _ = here = self._path[-1]
+        if here not in self._masks:
             ids = [] if state == CLOSED else self._readable(state)
-            self._masks[state] = self.vocabulary.bits(sorted({*ids, *self._after(state)}))
-        return self._masks[state]
+            self._masks[here] = self.vocabulary.bits(sorted({*ids, *self._after()}))
+        return self._masks[here]
 
     def allows(self, token: int) -> bool:
         return self._next(token) is not None
@@ -145,7 +146,8 @@ class Substring:
         following = self._next(token)
         if following is None:
             return False
-        self._path.append(following)
+        said = self._path[-1][1] or bool(self.vocabulary.bytes_of[token].strip())
+        self._path.append((following, said))
         return True
 
     def rollback(self, count: int) -> None:
@@ -158,15 +160,14 @@ class Substring:
 
     @property
     def accepting(self) -> bool:
-        state = self._path[-1]
-        return state == CLOSED or (self._may_end and self._whole(state))
+        return self._path[-1][0] == CLOSED or (self._may_end and self._whole())
 
     def forced(self) -> list[int]:
         """Nothing: a quotation may end after any of its symbols."""
         return []
 
     def view(self) -> dict[str, str]:
-        state = self._path[-1]
+        state, _ = self._path[-1]
         if state == CLOSED:
             return {"quoted": "to its end"}
         places = self._automaton.counts[state] if state else len(self._symbols)
@@ -175,25 +176,26 @@ class Substring:
             "what may follow": what_may_follow(self.mask(), self.vocabulary),
         }
 
-    def _whole(self, state: int) -> bool:
+    def _whole(self) -> bool:
         """Whether something has been written, and its last character completely."""
-        if state == 0:
+        state, said = self._path[-1]
+        if not said:
             return False
         end = self._automaton.ends[state]
         return self.level == "tokens" or end == len(self._symbols) or not _continues(self._symbols[end])
 
-    def _after(self, state: int) -> frozenset[int]:
+    def _after(self) -> frozenset[int]:
         """End and closing tokens that may come here."""
-        if state == CLOSED:
+        if self._path[-1][0] == CLOSED:
             return self.vocabulary.ends
-        if not self._whole(state):
+        if not self._whole():
             return frozenset()
         return self._closing | (self.vocabulary.ends if self._may_end else frozenset())
 
     def _next(self, token: int) -> int | None:
         """The state behind a token, None where it is not allowed. Behind an end token nothing is kept."""
-        state = self._path[-1]
-        if token in self._after(state):
+        state, _ = self._path[-1]
+        if token in self._after():
             return CLOSED
         if state == CLOSED or not 0 <= token < len(self.vocabulary):
             return None

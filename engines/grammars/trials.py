@@ -26,6 +26,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
@@ -34,7 +35,7 @@ import msgspec
 from engines.events import Token
 from engines.grammars.constraint import BadGrammar, Constraint, GrammarLimit
 from engines.grammars.guidance import Whitespace
-from engines.grammars.peers import Engine, NotInstalled, PeerKind, compile_with
+from engines.grammars.peers import Engine, NotInstalled, PeerKind, compile_with, prepare
 from engines.grammars.vocabulary import Vocabulary, has
 
 SECONDS = 10.0
@@ -44,8 +45,6 @@ START_SECONDS = 60.0
 MEMORY_BYTES = 4 << 30
 
 Status = Literal["ok", "refused", "failed", "too slow"]
-
-
 
 
 class Fed(msgspec.Struct, frozen=True):
@@ -66,9 +65,8 @@ class Report(msgspec.Struct, frozen=True):
 
     status: Status
     message: str = ""
-    compile_seconds: float = 0.0
-    first_mask_seconds: float = 0.0
-    """TTFM: compilation and the first mask."""
+    seconds: float = 0.0
+    """TTFM: until the first mask, compilation included: some engines find their mistakes only then."""
     token_seconds: tuple[float, ...] = ()
     """TBM: mask and commit, for every token of the texts up to the first that was refused."""
     fed: tuple[Fed, ...] = ()
@@ -80,6 +78,8 @@ class Ready(msgspec.Struct, frozen=True):
     spelled: tuple[bytes, ...]
     special: tuple[int, ...]
     ends: tuple[int, ...]
+    names: dict[int, str]
+    """Of the special tokens."""
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -97,6 +97,8 @@ def examine(question: Question, vocabulary: Vocabulary) -> Report:
     """Compiles, and feeds the texts. Raises nothing but what ends the process."""
     start = time.perf_counter()
     try:
+        prepare(question.engine, vocabulary)
+        start = time.perf_counter()
         constraint = compile_with(
             question.engine, question.kind, question.text, vocabulary, whitespace=question.whitespace
         )
@@ -105,7 +107,8 @@ def examine(question: Question, vocabulary: Vocabulary) -> Report:
     except MemoryError:
         return Report("failed", f"{question.engine} ran out of memory.", time.perf_counter() - start)
     compiled = time.perf_counter() - start
-    fed, seconds = [], []
+    fed: list[Fed] = []
+    seconds: list[float] = []
     for text in question.texts:
         for turn in range(question.rounds):
             try:
@@ -114,8 +117,7 @@ def examine(question: Question, vocabulary: Vocabulary) -> Report:
                 return Report("failed", f"{question.engine} ran out of memory.", compiled)
             if turn == 0:
                 fed.append(result)
-    # `compile_with` asks for the first mask, because some engines find their mistakes only then.
-    return Report("ok", "", compiled, compiled, tuple(seconds), tuple(fed))
+    return Report("ok", "", compiled, tuple(seconds), tuple(fed))
 
 
 def feed(constraint: Constraint, text: Sequence[int], took: Callable[[float], object] = lambda seconds: None) -> Fed:
@@ -159,9 +161,17 @@ class Examiner:
             if self._worker is None:
                 self._worker = _Worker(self.vocabulary)
                 self.starts += 1
-                if self._worker.answer(START_SECONDS) is None:
+                if not self._worker.answer(START_SECONDS):
                     self._drop()
                     return Report("failed", "The process for foreign engines could not be started.")
+            if question.engine not in self._worker.knows:
+                # Reading libraries and vocabulary is not part of any answer, and may take longer than one.
+                first = Question(question.engine, "regex", "a", "one space", ())
+                self._worker.send(msgspec.msgpack.encode(first))
+                if not self._worker.answer(START_SECONDS):
+                    self._drop()
+                    return Report("failed", f"{question.engine} could not be loaded.")
+                self._worker.knows.add(question.engine)
             start = time.perf_counter()
             self._worker.send(msgspec.msgpack.encode(question))
             said = self._worker.answer(limit)
@@ -194,6 +204,7 @@ class _Worker:
     """The other process."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
+        self.knows: set[Engine] = set()
         root = str(Path(__file__).resolve().parent.parent.parent)
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "SYSTEMROOT", "TMPDIR") if name in os.environ}
         self._process = subprocess.Popen(
@@ -207,15 +218,14 @@ class _Worker:
         self._said: queue.Queue[bytes] = queue.Queue()
         threading.Thread(target=self._listen, args=(self._process.stdout,), daemon=True).start()
         atexit.register(self.stop)
-        ready = Ready(vocabulary.bytes_of, tuple(sorted(vocabulary.special)), tuple(sorted(vocabulary.ends)))
+        names = {id: vocabulary.spell(id).text for id in vocabulary.special}
+        ready = Ready(vocabulary.bytes_of, tuple(sorted(vocabulary.special)), tuple(sorted(vocabulary.ends)), names)
         self.send(msgspec.msgpack.encode(ready))
 
     def send(self, message: bytes) -> None:
         assert self._process.stdin is not None
-        try:
+        with suppress(OSError):  # when it is gone, the answer will say so
             _write(self._process.stdin, message)
-        except OSError:
-            pass  # it is gone, and the answer will say so
 
     def answer(self, seconds: float) -> bytes | None:
         """What it says; empty when it ended; None when it does not answer in time."""
@@ -230,17 +240,13 @@ class _Worker:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
-                try:
+                with suppress(OSError):
                     pipe.close()
-                except OSError:
-                    pass
 
     def _listen(self, pipe: IO[bytes]) -> None:
-        try:
+        with suppress(OSError, ValueError):
             while message := _read(pipe):
                 self._said.put(message)
-        except (OSError, ValueError):
-            pass
         self._said.put(b"")
 
 
@@ -264,7 +270,7 @@ def serve() -> None:
 
     def spell(id: int) -> Token:
         try:
-            return Token(id, ready.spelled[id].decode("utf-8"))
+            return Token(id, ready.names.get(id) or ready.spelled[id].decode("utf-8"))
         except UnicodeDecodeError:
             return Token(id, "", ready.spelled[id].hex())
 

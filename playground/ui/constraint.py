@@ -40,7 +40,9 @@ def read(what: dict[str, Any]) -> dict[str, Any]:
     kind, grammar = what.get("kind"), what.get("grammar")
     if kind not in KINDS or not isinstance(grammar, str):
         return {}
-    told: dict[str, Any] = msgspec.to_builtins(read_grammar(cast(Kind, kind), grammar[: MOST_CHARACTERS + 1]))
+    told: dict[str, Any] = msgspec.to_builtins(
+        read_grammar(cast(Kind, kind), grammar[: MOST_CHARACTERS + 1], tabled=what.get("tabled") is True)
+    )
     return told
 
 

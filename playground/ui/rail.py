@@ -235,4 +235,5 @@ def _control(setting: Setting, *, more: bool) -> dict[str, Any]:
         "optional": setting.optional,
         "default": setting.default,
         "more": more,
+        "editor": setting.editor,
     }

@@ -20,10 +20,12 @@ from playground.store import is_owner
 from playground.texts import Text, text
 from playground.turnstile import Stopped
 from playground.ui.asked import ids_of, ticket_of, told_by
+from playground.ui.constraint import said
 from playground.ui.decoding import waiting
 from playground.ui.house import House
 from playground.ui.live import Live, encode
 from playground.ui.play import PRIVATE, Play, reopened
+from playground.validity import validity
 
 SECONDS = 0.25
 """Between two messages of how far a repeated run is."""
@@ -76,6 +78,7 @@ def beside(house: House, left: str, right: str) -> dict[str, Any]:
     return {
         "kind": "diff",
         "runs": [_called(house, id, events) for id, events in zip((left, right), both, strict=True)],
+        "verdicts": [_judged(events) for events in both],
         **_told(difference(_whole(both[0], left), _whole(both[1], right))),
     }
 
@@ -137,6 +140,7 @@ def again(house: House, owner: str, page: str, id: str) -> Iterator[dict[str, An
         yield {
             "kind": "rerun",
             "runs": [of, _called(house, new, events)],
+            "verdicts": [_judged(kept), _judged(events)],
             "identical": result.identical,
             "cut": result.cut,
             **_told(result.difference),
@@ -167,6 +171,12 @@ def _called(house: House, id: str, events: Sequence[Event]) -> dict[str, Any]:
         "prompt": prompt,
         "model": header.model if header else "",
     }
+
+
+def _judged(events: Sequence[Event]) -> dict[str, Any] | None:
+    """Whether the text of a constrained run is valid, in a line; None without a constraint."""
+    found = validity(events)
+    return said(found) | {"pretty": ""} if found else None
 
 
 def _told(both: Difference) -> dict[str, Any]:

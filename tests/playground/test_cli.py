@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -187,6 +188,19 @@ def test_prompt_from_a_file_and_from_standard_input(
     with process("run", "--prompt", "@-", "--max-new-tokens", "1", "--json", stdin=subprocess.PIPE) as child:
         out, _ = child.communicate("from a pipe\n")
     assert json.loads(out)["prompt"] == "from a pipe\n"
+
+
+def test_a_grammar_from_a_file(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "plate.txt").write_text("[A-F]{2}-[0-9]{3}\n")
+    held = ("--param", "constraint=regex", "--param", f"grammar=@{tmp_path / 'plate.txt'}")
+    run = command(
+        "run", "--method", "grammar-mask", *held, "--prompt", QUESTION, "--max-new-tokens", "20", "--json"
+    ).json
+    assert re.fullmatch(r"[A-F]{2}-[0-9]{3}", run["text"])
+    bad = ("--param", "constraint=regex", "--param", "grammar=ab[")
+    refused = command("run", "--method", "grammar-mask", *bad, "--prompt", QUESTION)
+    assert "Line 1, column 3" in refused.err
+    assert refused.code
 
 
 # Bad input

@@ -10,7 +10,7 @@ import pytest
 from lark import Lark
 
 from engines.grammars import samples
-from engines.grammars.guidance import compile_guidance
+from engines.grammars.guidance import Kind, compile_guidance
 from engines.models.causal import CausalModel
 from playground import grammars, referee
 from playground.grammars import BYTES, END, KINDS, Example, by_bytes, load, read
@@ -92,6 +92,7 @@ def test_its_sentences_are_told_from_others(example: Example) -> None:
 def test_lark_reads_it_without_a_conflict(example: Example) -> None:
     """Strictly: no choice between shift and reduce, no two terminals for one text. Table-driven methods need that."""
     Lark(example.grammar, parser="lalr", strict=True)
+    assert read("grammar", example.grammar, tabled=True).good
 
 
 @every_example
@@ -125,6 +126,14 @@ def test_the_first_mistake_in_a_grammar_has_a_line_and_a_column_and_says_what_wa
     assert "Expected ')'" in found.says
 
 
+def test_a_conflict_is_a_mistake_only_for_who_makes_a_table() -> None:
+    conflict = 'start: start start | "a"\n'
+    assert read("grammar", conflict).good
+    found = read("grammar", conflict, tabled=True)
+    assert not found.good
+    assert len(found.says) > 20
+
+
 def test_the_first_mistake_in_an_expression_has_a_column() -> None:
     found = read("regex", "a(b|c")
     assert (found.good, found.line, found.column) == (False, 1, 2)
@@ -146,7 +155,7 @@ def test_the_first_mistake_in_an_expression_has_a_column() -> None:
         ("choices", "\r\n\n"),
     ],
 )
-def test_what_cannot_be_used_gets_a_short_sentence(kind: grammars.Kind, text: str) -> None:
+def test_what_cannot_be_used_gets_a_short_sentence(kind: Kind, text: str) -> None:
     found = read(kind, text)
     assert not found.good
     assert 10 < len(found.says) <= grammars.MOST_SAID

@@ -31,6 +31,7 @@ def by_gallery(id: str, text: str) -> module.Validity:
         ("date", "1969-07-20", "valid", "Python"),
         ("date", "1969-07", "unfinished", "Python"),
         ("date", "in 1969", "invalid", "Python"),
+        ("date", "1969-07-20, a Sunday", "invalid", "Python"),
         ("arithmetic", "(1 + 2) * 3", "valid", "Lark"),
         ("arithmetic", "(1 + 2", "unfinished", "Lark"),
         ("arithmetic", "1 + 2)", "invalid", "Lark"),
@@ -53,6 +54,13 @@ def test_the_reason_names_the_place() -> None:
 def test_a_schema_without_order_accepts_any_order_whatever_the_engine_writes() -> None:
     """The engine writes fields in the schema's order, so its own reading would refuse this."""
     assert by_gallery("person", '{"age": 36, "languages": [], "name": "Ada"}').outcome == "valid"
+
+
+def test_formats_are_checked_even_where_the_engine_lets_them_pass() -> None:
+    schema = '{"type": "string", "format": "date"}'
+    assert judged("json schema", schema, '"2024-02-29"').outcome == "valid"
+    found = judged("json schema", schema, '"2023-02-29"')
+    assert (found.outcome, found.why) == ("invalid", "At the top level: '2023-02-29' is not a 'date'")
 
 
 @pytest.mark.parametrize("text", ["NaN", "[NaN]", "[Infinity]", "[" * 100_000, "nul", ""])

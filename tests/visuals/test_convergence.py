@@ -120,6 +120,11 @@ def test_odd_numbers_do_no_harm() -> None:
             assert convergence.narrate(events[:stop]).endswith(".")
 
 
+def test_what_is_not_a_probability_is_not_shown() -> None:
+    assert convergence.read(text(0, 7.0)) == ([], None)
+    assert convergence.read(text(0, 0.5, -0.2, 1.7, **{"P(L)": 3.0})) == ([convergence.Point(0, 0.5)], None)
+
+
 def test_every_colour_has_a_dark_counterpart_and_a_phone_is_wide_enough() -> None:
     drawing = drawn(stream())
     assert {trace["line"]["color"] for trace in drawing["data"]} <= dark_of.keys()

@@ -53,6 +53,7 @@ def test_the_headline_is_the_blocked_mass_of_the_latest_step() -> None:
 
 def test_the_strip_has_a_bar_and_a_count_for_every_step() -> None:
     drawing = PICTURE.draw([masked(0, blocked_mass=0.1, allowed=4000), masked(3)])
+    assert drawing is not None
     bars, counts = trace(drawing, "bar"), trace(drawing, "scatter")
     assert (bars["x"], bars["y"]) == ([0, 3], [0.1, 0.7])
     assert (counts["x"], counts["y"], counts["customdata"]) == ([0, 3], [4000, 3], [4000, 3])
@@ -71,6 +72,8 @@ def test_both_lists_share_one_scale_and_say_which_is_blocked() -> None:
     assert bars["x"] == pytest.approx([19.0, 7.6, 9.5, 1.9], abs=0.01)
     assert [base > 50 for base in bars["base"]] == [False, False, True, True]
     assert bars["marker"]["pattern"]["shape"] == ["/", "/", "", ""]
+    other = PICTURE.draw([masked(0, wanted=(Choice(token("a"), 0.2),), permitted=(Choice(token("b"), 0.8),))])
+    assert trace(other, "bar", 1)["x"] == pytest.approx([4.75, 19.0], abs=0.01)
     names = trace(drawing, "scatter", 2)["text"]
     assert names == ["✕ ␣Sure", "✕ ␣Here", "{", "␣{"]
 

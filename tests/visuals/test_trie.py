@@ -124,6 +124,12 @@ def test_the_branching_shown_is_where_the_correction_moves_most() -> None:
     assert split is not None
     assert split[0].id == ROOT
     assert trie.moved(split[1]) == pytest.approx(0.3)
+    earlier = trie.latest(stream()[:2])
+    assert earlier is not None
+    assert trie.moved(trie.branches(earlier, earlier.known[1])) == pytest.approx(0)
+    before = trie.branching(earlier)
+    assert before is not None
+    assert before[0].id == ROOT
 
 
 def test_narration() -> None:

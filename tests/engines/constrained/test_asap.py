@@ -16,7 +16,7 @@ from torch import Tensor
 
 from engines.chi_square import fit
 from engines.constrained import asap as module
-from engines.constrained.asap import Node, Params, Referee, Text, Trie, Walk, asap
+from engines.constrained.asap import Node, Params, Reader, Referee, Text, Trie, Walk, asap
 from engines.events import Cache, Candidates, Event, Finished, Forward, Growth, Mask, Note, Score, Token, committed
 from engines.grammars.vocabulary import Vocabulary
 from engines.method import Need, find
@@ -459,6 +459,16 @@ def test_common_beginnings_are_not_read_twice() -> None:
     assert passes < 100 * 4
 
 
+def test_the_reader_answers_for_any_text_in_any_order() -> None:
+    """Whatever was read before, the logits are those of the text asked for."""
+    law, rng = random_law(11), random.Random(0)
+    job = toy(law, max_new_tokens=20)
+    reader = Reader(job)
+    for _ in range(200):
+        text = [rng.randrange(2) for _ in range(rng.randrange(5))]
+        assert reader.logits(text).exp().tolist() == pytest.approx(law(tuple(text)))
+
+
 def masked_text(model: CausalModel, seed: int, grammar: str, limit: int) -> tuple[int, ...]:
     params = {"constraint": "regex", "grammar": grammar, "temperature": 1.0}
     return finished(list(run(model, "grammar-mask", "Go", params=params, seed=seed, max_new_tokens=limit))).token_ids
@@ -512,7 +522,7 @@ def test_a_time_limit_ends_the_run_with_what_there_is(tiny_llama: CausalModel) -
     events = list(run(tiny_llama, "asap", "Go", params=params, max_new_tokens=400, time_limit=0.2))
     end = finished(events)
     assert end.reason == "time limit"
-    assert end.totals.seconds < 5
+    assert end.totals.seconds < 20
     assert len(end.token_ids) > 0
     assert [placed.token.id for placed in committed(events)] == list(end.token_ids)
 

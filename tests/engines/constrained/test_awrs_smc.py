@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections import Counter
 from statistics import fmean, stdev
 from typing import Any
@@ -18,7 +19,7 @@ from engines.constrained.predicates import Checked, Judge
 from engines.events import Candidates, Compiled, Event, Forward, Note, Particle, Particles, Score, Trials, committed
 from engines.grammars.constraint import DeadEnd
 from engines.models.causal import CausalModel
-from engines.runner import run
+from engines.runner import Run, run
 from tests.engines.constrained.letters import (
     LANGUAGE,
     MASKED,
@@ -295,7 +296,25 @@ def test_a_stop_string_ends_a_particle(tiny_llama: CausalModel) -> None:
 def test_a_time_limit_ends_the_search_with_what_there_is(tiny_llama: CausalModel) -> None:
     events = decode(tiny_llama, max_new_tokens=400, time_limit=1e-6)
     check_stream(tiny_llama, events)
-    assert len(finished(events).token_ids) == 1
+    assert finished(events).reason == "time limit"
+    assert len(finished(events).token_ids) <= 1
+
+
+def test_time_may_run_out_in_the_middle_of_a_walk(tiny_llama: CausalModel) -> None:
+    """Where nothing is allowed and every test is slow, the clock is looked at between tests."""
+
+    class Slow(Anything):
+        def begins(self, text: str) -> bool:
+            time.sleep(0.01)
+            return False
+
+    job = Run(tiny_llama, tiny_llama.encode("The sea"), max_new_tokens=5, time_limit=0.1)
+    job.clock.start()
+    began = time.perf_counter()
+    list(sequential_monte_carlo(job, Params(), Checked(Slow(), tiny_llama.vocabulary)))
+    assert time.perf_counter() - began < 1.5
+    assert job.finished
+    assert job.reason == "time limit"
 
 
 def test_the_real_model_writes_several_texts_without_e(smollm: CausalModel) -> None:

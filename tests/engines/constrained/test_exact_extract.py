@@ -13,6 +13,7 @@ import torch
 from engines import run
 from engines.constrained import exact_extract as method_file
 from engines.constrained.exact_extract import Params, chunked, extract, extract_greedily, greedy, lazy, packed
+from engines.constrained.extractiveness import Answers, Question, answer, f1, quality, questions
 from engines.constrained.passage import NoPassage, Passage, end_tokens, find_passage
 from engines.constrained.spans import Ranking, Scores, best_cell, span_trie, unread
 from engines.errors import BadParameter
@@ -245,7 +246,8 @@ def test_a_trie_read_in_many_passes_is_read_as_in_one(
 def test_spans_of_exactly_the_cap_are_right_and_wrong_as_published(tiny_llama: CausalModel) -> None:
     job = text_run(tiny_llama)
     ends, cap = end_tokens(job, "both"), 3
-    passage = find_passage(job, frozenset(ends))
+    tokens = find_passage(job, frozenset(ends)).tokens
+    passage = Passage(tokens, [[token] for token in tokens])
     truth = brute_force(tiny_llama, job.prompt, passage.tokens, cap, ends)
     scores = search(job, passage, cap, ends, "packed")
     right, wrong = Ranking(False).matrix(scores), Ranking(False, roll=cap).matrix(scores)
@@ -311,10 +313,9 @@ def test_constrained_greedy_read_off_the_trie_is_the_one_that_the_gate_leads_to(
             assert written[-1] in ends
 
 
-@pytest.mark.parametrize("raw", [True, False])
-@pytest.mark.parametrize("how", ["packed", "lazy", "chunked"])
+@pytest.mark.parametrize(("how", "raw"), [("packed", False), ("lazy", True), ("chunked", True)])
 def test_the_answer_is_a_span_of_the_passage(smollm: CausalModel, how: str, raw: bool) -> None:
-    params = {"search": how, "cap": 5}
+    params = {"search": how, "cap": 4}
     events = list(run(smollm, "exact-extract", QUESTION, params=params, raw=raw, max_new_tokens=20))
     check_stream(smollm, events)
     end = finished(events)
@@ -338,7 +339,7 @@ def test_an_answer_in_a_chat_begins_without_the_space_before_its_word(smollm: Ca
         assert automatic.start_differs == dropped
         for token, first in zip(automatic.tokens, automatic.firsts, strict=True):
             assert smollm.decode(first) == smollm.decode([token]).removeprefix(" " if dropped else "")
-    events = list(run(smollm, "exact-extract", QUESTION, params={"cap": 3, "compare": False}))
+    events = list(run(smollm, "exact-extract", QUESTION, params={"cap": 2, "compare": False}))
     assert not finished(events).text.startswith(" ")
 
 
@@ -348,11 +349,12 @@ def test_gustave_eiffel_is_the_best_span_as_a_separate_pass_scores_it(smollm: Ca
         "Text: The Eiffel Tower in Paris was designed by the engineer Gustave Eiffel and opened in 1889.\n"
         "Question: Who built the Eiffel Tower?\nAnswer:"
     )
-    events = list(run(smollm, "exact-extract", prompt, params={"end": "newline"}, raw=True, max_new_tokens=20))
+    events = list(
+        run(smollm, "exact-extract", prompt, params={"end": "newline", "cap": 6}, raw=True, max_new_tokens=20)
+    )
     assert finished(events).text == " Gustave Eiffel\n"
     top = {score.text: score.value for score in only(events, Score) if score.name == "span"}
-    assert next(iter(top)) == " Gustave Eiffel"
-    assert " Eiffel Tower" in top
+    assert list(top)[:2] == [" Gustave Eiffel", " Eiffel Tower"]
     assert top[" Gustave Eiffel"] == pytest.approx(-2.32, abs=0.05)
     passage = find_passage(Run(smollm, smollm.encode(prompt, raw=True)), frozenset()).tokens
 
@@ -362,7 +364,7 @@ def test_gustave_eiffel_is_the_best_span_as_a_separate_pass_scores_it(smollm: Ca
         return next(passage[a:b] for a, b in pairs if smollm.decode(passage[a:b]) == text)
 
     newlines = [id for id, piece in enumerate(smollm.vocabulary.bytes_of) if piece.startswith(b"\n")]
-    for text, value in top.items():
+    for text, value in list(top.items())[:4]:
         base, span = smollm.encode(prompt, raw=True), tokens_of(text)
         rows = smollm.start().extend([*base, *span]).log_softmax(-1)[len(base) - 1 :]
         path = sum(float(row[token]) for row, token in zip(rows, span, strict=False))
@@ -395,6 +397,24 @@ def test_no_span_reaches_across_a_line_when_lines_end_answers(tiny_llama: Causal
         texts = {tiny_llama.decode(trie.text(node)) for node in range(len(trie.tokens))}
         assert ("b\nc" in texts) == across
         assert "cd" in texts
+
+
+@pytest.mark.parametrize("how", ["packed", "lazy", "chunked"])
+def test_white_space_alone_is_no_answer(tiny_llama: CausalModel, how: str) -> None:
+    job = text_run(tiny_llama, "Text: a  b \nc\nQuestion: x?\nAnswer:")
+    ends = end_tokens(job, "both")
+    passage = find_passage(job, frozenset(ends))
+    assert tiny_llama.decode(passage.tokens) == "a  b \nc"
+    values = Ranking(False).matrix(search(job, passage, 2, ends, how, chunk=64))
+    texts = [
+        tiny_llama.decode(passage.tokens[start : start + length])
+        for start, row in enumerate(values)
+        for length, value in enumerate(row, 1)
+        if value is not None
+    ]
+    assert not [text for text in texts if not text.strip()]
+    if how != "lazy":
+        assert texts == ["a", "a ", " b", "b", "b ", "c"]
 
 
 @pytest.mark.parametrize(
@@ -449,6 +469,38 @@ def test_a_time_limit_keeps_the_best_of_what_was_read(tiny_llama: CausalModel) -
 def test_a_cap_of_nought_is_refused(tiny_llama: CausalModel) -> None:
     with pytest.raises(BadParameter, match="cap"):
         run(tiny_llama, "exact-extract", QUESTION, params={"cap": 0})
+
+
+def test_the_measure_of_answers_is_that_of_squad() -> None:
+    assert f1("The red fox!", "a red fox") == 1.0
+    assert f1("red fox saw", "the red dog") == pytest.approx(2 * 1 / (3 + 2))
+    assert f1("cat", "dog") == 0.0
+    assert f1("", "dog") == 0.0
+    asked = [Question(id="a", passage="the red fox", question="?", answer="red fox"), questions()[0]]
+    given = [Answers("red fox", "the red fox", "red", True), Answers("Mary", "no", "Mary Alder", False)]
+    measured = quality(asked, given)
+    assert measured.questions == 2
+    assert measured.f1["exact"] == pytest.approx((1 + 2 / 3) / 2)
+    assert measured.exact_match == {"exact": 0.5, "greedy": 0.5, "constrained greedy": 0.5}
+    assert (measured.extractive, measured.same) == (0.5, 0.0)
+
+
+def test_every_shipped_answer_stands_in_its_passage() -> None:
+    asked = questions()
+    assert len(asked) == len({one.id for one in asked}) == 30
+    for one in asked:
+        assert one.answer in one.passage, one.id
+        assert one.answer == one.answer.strip() != ""
+        assert "\n" not in one.passage + one.question
+        assert one.question.endswith("?")
+        assert len(one.passage) < 200
+
+
+def test_a_question_is_answered_in_three_ways(tiny_llama: CausalModel) -> None:
+    said = answer(tiny_llama, questions()[0], cap=4)
+    assert said.exact in questions()[0].passage
+    assert said.constrained in questions()[0].passage
+    assert said.is_span == (said.greedy != "" and said.greedy in questions()[0].passage)
 
 
 def test_preorder_visits_parents_first_and_everything_once() -> None:

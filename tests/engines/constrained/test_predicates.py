@@ -153,6 +153,7 @@ def test_hostile_python_is_an_answer_and_not_a_crash() -> None:
         ('{"dice": [3, 4,', False, False),
         ('{"dice": [3, 3', True, False),
         ('{"dice": [3, 3]', False, False),
+        ('{"dice": [3, 3,', False, False),
         ('{"dice": [3, 33, 6], "name": "Bob', True, False),
         ('{"dice": [3, 33, 6], "name": "Bob"', False, False),
         ('{"dice": [3, 33, 6], "name": "Bobby"}', True, True),

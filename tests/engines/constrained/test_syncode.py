@@ -488,7 +488,7 @@ def test_the_shortcut_builds_no_mask_for_a_token_that_is_legal_as_drawn(own_cach
     events = list(syncode(job, Params(grammar='start: "a"+', opportunistic=True)))
     assert job.output == [0, 0, 0]
     assert not only([*events, *job.settle()], Mask)
-    assert any("3 tokens were legal as drawn" in note.text for note in only(events, Note))
+    assert any("legal as drawn, for which no mask was built: 3" in note.text for note in only(events, Note))
     assert any("mask has to come first" in note.text for note in only(with_filters(), Note))
 
 
@@ -512,6 +512,15 @@ def test_what_the_parser_refuses_is_told_with_its_probability(own_cache: object)
     assert trials.refused_mass == pytest.approx(0.3 + 0.25 + 0.2 + 0.1 * (len(trials.tried) == 5), abs=1e-5)
     assert trials.weight == pytest.approx(1 - trials.refused_mass - 0.05 - 0.1 * (len(trials.tried) == 4), abs=1e-5)
     assert any("refused" in note.text for note in only(events, Note))
+
+
+def test_after_many_refusals_all_tokens_are_parsed_at_once(smollm: CausalModel) -> None:
+    """Hot, without lookahead, and with one legal token behind the bracket: it would take thousands of draws."""
+    grammar = 'start: "{" "}" "}" "}"'
+    events = decode(smollm, params={"grammar": grammar, "lookahead": 0, "temperature": 5.0}, max_new_tokens=8)
+    assert "{}}}".startswith(finished(events).text)
+    assert max(trials.tests for trials in only(events, Trials)) == 33
+    assert finished(events).reason == "end of text"
 
 
 def test_a_published_run_may_come_to_a_dead_end_and_shows_the_empty_mask(own_cache: object) -> None:

@@ -18,6 +18,7 @@ from engines.grammars.vocabulary import Vocabulary
 EXPRESSIONS = (
     "a*b", "(a|b)*abb", "a{2,3}", "a{2}b?", "a{2,}", "(ab|a)(c|bc)?", "[ab]+c", "[^a]b", "(a+)+b", "a|", "(a|b|)c",
     "(?:ab)*", "(?i:aB)c", "[a-c]{2}", "a.c", "(a?b?c?)+", "(?P<x>a)b", "((a|b)*c)*", "[^ab]", "a+?b", "(a*)*", "()",
+    "(?i)aB", "a(?#note)b", "(?x) a  b", "a{", "a{b", "[]a]b", "[a-]",
 )  # fmt: skip
 
 
@@ -51,7 +52,7 @@ def test_a_state_is_alive_exactly_when_a_match_can_be_reached() -> None:
             ends = (
                 pattern.fullmatch(text + "".join(more))
                 for size in range(5)
-                for more in itertools.product("abc\xff", repeat=size)
+                for more in itertools.product("abc{ ", repeat=size)
             )
             assert (dfa.run(text.encode()) != dfa.dead) == any(ends), (expression, text)
 
@@ -111,31 +112,39 @@ def test_byte_ranges_hold_every_character_once_and_no_surrogate(low: int, high: 
         ("(?P<n>a)(?P=n)", "back-reference"),
         ("^a", "anchor"),
         ("a$", "anchor"),
-        ("a\\b", "not supported"),
-        ("\\p{L}", "Unicode property"),
-        ("(a", "cannot"),
+        ("a\\b", "anchor"),
+        ("\\p{L}", "not a regular expression"),
+        ("(a", "not a regular expression"),
+        ("a++b", "possessive"),
+        ("(?>a)b", "atomic"),
         ("a)", "not a regular expression"),
         ("[z-a]", "not a regular expression"),
-        ("a{", "not a regular expression"),
         ("*", "not a regular expression"),
-        ("\\ud800", "not a regular expression"),
-        ("(?#note)a", "not a regular expression"),
         ("(" * 3000 + "a" + ")" * 3000, "nested too deeply"),
     ],
 )
 def test_what_no_automaton_can_do_is_refused_by_name(expression: str, reason: str) -> None:
-    with pytest.raises(BadGrammar, match=reason if reason != "cannot" else "not a regular expression"):
+    with pytest.raises(BadGrammar, match=reason):
         from_regex(expression)
 
 
 @pytest.mark.parametrize(
-    "expression", ["(a|b)*a(a|b){14}", "((a{1,100}){1,100}){1,100}", "[^x]{0,5000}", "a{100000}", "((a?){40}){400}"]
+    "expression",
+    [
+        "(a|b)*a(a|b){14}",
+        "((a{1,100}){1,100}){1,100}",
+        "[^x]{0,5000}",
+        "a{100000}",
+        "((a?){40}){400}",
+        "(){1000000000}",
+        "a{99999999999}",
+    ],
 )
 def test_an_exploding_expression_is_refused_in_time(expression: str) -> None:
-    start = time.perf_counter()
-    with pytest.raises(BadGrammar, match=r"too large|too long"):
+    start = time.process_time()
+    with pytest.raises(BadGrammar, match=r"too large|too long|too often"):
         from_regex(expression)
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 def test_the_time_limit_holds_where_the_number_of_states_does_not() -> None:
@@ -145,11 +154,11 @@ def test_the_time_limit_holds_where_the_number_of_states_does_not() -> None:
 
 def test_backtracking_does_not_exist() -> None:
     dfa = from_regex("(a+)+b")
-    start = time.perf_counter()
+    start = time.process_time()
     assert dfa.run(b"a" * 200_000) != dfa.dead
     assert not dfa.matches(b"a" * 200_000 + b"c")
     assert longest_match({"T": dfa}, b"a" * 50_000 + b"c") is None
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_the_longest_match_wins_then_the_first_named() -> None:
@@ -183,7 +192,7 @@ def test_without_some_bytes_only_what_needs_them_is_lost() -> None:
 
 def random_pieces(rng: random.Random) -> list[bytes]:
     pieces = {bytes(rng.choice(b"abc\xc3\xa9") for _ in range(rng.randint(1, 5))) for _ in range(80)}
-    return [*pieces, b"abcabcabcabcabc", *list(pieces)[:3]]  # some twice: two ids of one spelling
+    return [*pieces, b"abc", b"abcabcabcabcabc", *list(pieces)[:3]]  # some twice: two ids of one spelling
 
 
 def test_the_trie_holds_every_token_at_the_end_of_its_bytes() -> None:
@@ -202,7 +211,7 @@ def test_the_trie_holds_every_token_at_the_end_of_its_bytes() -> None:
         assert trie.low[node] <= row < trie.exact[node]
 
 
-@pytest.mark.parametrize("expression", ["[abc]+", "a(b|c)*é?", "(ab?)*", "[^a]*a", "é+|a", "abcabc(a.*)?"])
+@pytest.mark.parametrize("expression", ["[abc]+", "a(b|c)*é?", "(ab?)*", "[^a]*a", "é+|a", "abcabc(a.*)?", "a(bca)*"])
 def test_a_walk_over_the_trie_reads_every_token_as_the_automaton_does(expression: str) -> None:
     dfa = from_regex(expression)
     words = vocabulary(random_pieces(random.Random(4)))

@@ -14,7 +14,7 @@ from playground.grammars import load
 from playground.links import decoded, encoded
 from playground.setup import Setup
 from playground.store import Store
-from playground.ui import rail
+from playground.ui import rail, run_panel
 from playground.ui.constraint import MARKS, gallery, read, said, verdict_for
 from playground.ui.decoding import arguments
 from playground.ui.house import House
@@ -40,6 +40,15 @@ def test_kind_and_text_stand_apart_from_the_other_settings(method: Method) -> No
     front = [one["name"] for one in state["settings"] if not one.get("more") and not one.get("section")]
     own = [setting.name for setting in method.settings() if setting.name not in apart]
     assert front[: len(own[: rail.FRONT_SETTINGS])] == own[: rail.FRONT_SETTINGS]
+
+
+def test_a_method_that_takes_grammars_only_has_an_editor_too() -> None:
+    state = json.loads(rail.controls(METHODS["syncode"]))
+    apart = [setting["name"] for setting in state["settings"] if setting.get("section")]
+    assert apart == ["grammar"]
+    conflict = {"kind": "grammar", "grammar": 'start: start start | "a"'}
+    assert read(conflict)["good"] is True
+    assert read(conflict | {"tabled": True})["good"] is False
 
 
 def test_a_third_partys_setting_called_constraint_stays_where_it_is() -> None:
@@ -99,3 +108,14 @@ def test_the_verdict_on_a_kept_run(tmp_path: Path, smollm: CausalModel) -> None:
     assert (told["run"], told["mark"], told["tone"]) == (run, "✓", "good")
     assert verdict({"run": "none such"}) == ""
     assert verdict({}) == ""
+
+
+def test_two_runs_side_by_side_say_which_text_is_valid(tmp_path: Path, smollm: CausalModel) -> None:
+    house = House(Store.open(tmp_path / "runs.db"))
+    ids: list[str] = []
+    for params in ({"constraint": "choices", "grammar": "yes\nno\n"}, {"constraint": "none"}):
+        events = list(engines.run(smollm, "grammar-mask", "Is the sky blue?", params=params, max_new_tokens=8))
+        ids.append(house.shelf.put(events, f"r{len(ids)}"))
+    held, free = run_panel.beside(house, *ids)["verdicts"]
+    assert (held["mark"], held["tone"]) == ("✓", "good")
+    assert free is None

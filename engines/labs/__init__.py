@@ -1,0 +1,1 @@
+"""Laboratories: methods that measure and compare rather than write."""

@@ -1,0 +1,285 @@
+"""The Schema Arena: what each engine made of the schemas, tier by tier, and what that cost.
+
+Bars: a row per engine and tier, as long as it has schemas. Green, plain: every text was judged as the validator judges
+it; dotted, only once properties stood in the schema's order. Red, hatched: the engine took the schema and did not keep
+it, / where invalid texts passed, \\ where valid ones did not, x where both. Grey: refused aloud. Black: crashed, gave
+up, or was too slow. The numbers stand in the bars, so nothing is said by colour alone.
+
+Points: the median time until the first mask across, the worst percentile of mask and commit per token upwards, both on
+a logarithmic scale; a point per engine and tier, a symbol and a colour per engine.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engines.events import Compiled, Event
+from visuals.canvas import SMALL, axis, drawing, label, legend, milliseconds, text_font
+from visuals.palette import LIGHT, ROLES
+from visuals.picture import Drawing, Row, picture
+from visuals.spelling import safe
+
+MOST_ROWS = 48
+ROW_HIGH = 24
+POINTS_HIGH = 240
+TIME = "seconds per token, p99"
+
+Look = tuple[str, str, str, str]
+"""Tint, ink, pattern, sign."""
+
+CLASSES: dict[str, Look] = {
+    "right": (ROLES["accepted"].bg, ROLES["accepted"].ink, "", "✓"),
+    "order only": (ROLES["accepted"].bg, ROLES["accepted"].ink, ".", "✓"),
+    "over": (ROLES["rejected"].bg, ROLES["rejected"].ink, "\\", "−"),
+    "under": (ROLES["rejected"].bg, ROLES["rejected"].ink, "/", "+"),
+    "both": (ROLES["rejected"].bg, ROLES["rejected"].ink, "x", "±"),
+    "refused": (ROLES["untested"].bg, ROLES["untested"].ink, "", "·"),
+    "failed": (LIGHT["ink"], LIGHT["ink"], "", "✕"),
+    "too slow": (LIGHT["ink"], LIGHT["ink"], "|", "✕"),
+}
+NAMES = {
+    "right": "right",
+    "order only": "right but for order",
+    "over": "too strict",
+    "under": "too lax",
+    "both": "both",
+    "refused": "refused aloud",
+    "failed": "failed",
+    "too slow": "too slow",
+}
+_MARKS = (
+    (LIGHT["accent"], "circle"),
+    (ROLES["copied"].ink, "diamond"),
+    (ROLES["forced"].ink, "square"),
+    (ROLES["accepted"].ink, "triangle-up"),
+    (LIGHT["ink"], "cross"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One engine in one tier."""
+
+    engine: str
+    tier: str
+    verdicts: tuple[tuple[Compiled, str], ...]
+    """Its schemas, each with its class."""
+
+    def count(self) -> Counter[str]:
+        return Counter(kind for _, kind in self.verdicts)
+
+    def point(self) -> tuple[float, float] | None:
+        """Median seconds until the first mask, and the largest p99 of mask and commit; of the schemas it took."""
+        taken = [(event.seconds, event.sizes[TIME]) for event, _ in self.verdicts if TIME in event.sizes]
+        taken = [pair for pair in taken if all(math.isfinite(value) and value > 0 for value in pair)]
+        if not taken:
+            return None
+        return statistics.median(first for first, _ in taken), max(each for _, each in taken)
+
+
+def relevant(events: Sequence[Event]) -> bool:
+    """Whether a schema was put to the test."""
+    return any(_class(event) for event in events if isinstance(event, Compiled))
+
+
+def groups(events: Sequence[Event]) -> list[Group]:
+    """Engine and tier, in the order in which they came; of a schema that came twice, the last verdict."""
+    found: dict[tuple[str, str], dict[str, tuple[Compiled, str]]] = {}
+    for event in events:
+        if isinstance(event, Compiled) and (kind := _class(event)):
+            tier, _, schema = event.subject.partition("/")
+            found.setdefault((tier, event.engine), {})[schema] = event, kind
+    return [Group(engine, tier, tuple(verdicts.values())) for (tier, engine), verdicts in found.items()]
+
+
+def _class(event: Compiled) -> str:
+    """What the arena called it; empty for what was compiled elsewhere."""
+    kind = next(iter(event.sizes), "")
+    return kind if kind in CLASSES and "/" in event.subject else ""
+
+
+def table(events: Sequence[Event]) -> list[Row]:
+    """One row per schema and engine."""
+    return [
+        {
+            "tier": group.tier,
+            "schema": event.subject.partition("/")[2],
+            "engine": group.engine,
+            "verdict": kind,
+            "invalid_accepted": _size(event, "invalid accepted"),
+            "valid_refused": _size(event, "valid refused"),
+            "refused_for_order": _size(event, "refused for its order"),
+            "mask_and_commit_differ": _size(event, "mask and commit differ"),
+            "seconds_to_first_mask": event.seconds if math.isfinite(event.seconds) else None,
+            "seconds_per_token_p50": _size(event, "seconds per token, p50"),
+            "seconds_per_token_p99": _size(event, TIME),
+            "message": event.message,
+        }
+        for group in groups(events)
+        for event, kind in group.verdicts
+    ]
+
+
+def _size(event: Compiled, name: str) -> float | None:
+    value = event.sizes.get(name)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def narrate(events: Sequence[Event]) -> str:
+    """Engine by engine: how many right, silently wrong, refused aloud, failed."""
+    by: dict[str, Counter[str]] = {}
+    for group in groups(events):
+        by.setdefault(group.engine, Counter()).update(group.count())
+    if not by:
+        return "No engine has been put to the test yet."
+    sentences = []
+    for engine, count in list(by.items())[:4]:
+        wrong = count["under"] + count["over"] + count["both"]
+        sentences.append(
+            f"{_words(engine)}: of {count.total()} schemas {count['right'] + count['order only']} right"
+            f" ({count['order only']} of them but for the order of properties), {wrong} taken and not kept,"
+            f" {count['refused']} refused aloud, {count['failed'] + count['too slow']} failed or too slow."
+        )
+    worst = max(by, key=lambda engine: by[engine]["under"] + by[engine]["both"])
+    if lax := by[worst]["under"] + by[worst]["both"]:
+        sentences.append(f"{_words(worst)} let invalid texts pass for {lax} {'schema' if lax == 1 else 'schemas'}.")
+    return " ".join(sentences)
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())[:40] or "An engine"
+
+
+@picture(
+    "arena",
+    title="Schema arena",
+    explains="Who keeps a schema (green), who takes it and does not (red), who refuses (grey) and who fails (black).",
+    empty="Which engine enforces which schema, and which only says so? Run the Schema Arena to see.",
+    relevant=relevant,
+    table=table,
+    narrate=narrate,
+    families=("labs",),
+)
+def draw(events: Sequence[Event]) -> Drawing | None:
+    """The bars; under them the points."""
+    found = groups(events)[:MOST_ROWS]
+    if not found:
+        return None
+    engines = list(dict.fromkeys(group.engine for group in found))
+    points = [(group, point) for group in found if (point := group.point())]
+    bars_high = ROW_HIGH * max(3, len(found))
+    gap, below = 78, POINTS_HIGH if points else 0
+    inner = bars_high + (gap + below if points else 0)
+    bars_from = 1 - bars_high / inner
+    longest = max(len(group.verdicts) for group in found)
+    across = [span for group, point in points for span in point[:1]]
+    up = [point[1] for _, point in points]
+    layout: dict[str, Any] = {
+        "barmode": "stack",
+        "bargap": 0.25,
+        "showlegend": True,
+        "legend": legend(1.0, font={"size": SMALL, "color": LIGHT["soft"]}),
+        "xaxis": axis("", range=[0, longest * 1.02], dtick=max(1, math.ceil(longest / 6)), anchor="y", fixedrange=True),
+        "yaxis": axis(
+            range=[max(3, len(found)) - 0.5, -0.5],
+            domain=[bars_from, 1],
+            tickvals=list(range(len(found))),
+            ticktext=[f"{safe(group.engine[:18])} · {safe(group.tier[:12])} " for group in found],
+            showgrid=False,
+            fixedrange=True,
+        ),
+    }
+    annotations = []
+    if points:
+        layout["xaxis2"] = axis("until the first mask, s", type="log", range=_decades(across), anchor="y2", dtick=1)
+        layout["yaxis2"] = axis("", type="log", range=_decades(up), domain=[0, below / inner], anchor="x2", dtick=1)
+        annotations.append(label("<b>mask and commit per token, p99, s</b>", 0, below / inner, yshift=8))
+    return drawing(
+        [*_bars(found), *_points(points, engines)],
+        height=inner + 130,
+        min_width=340,
+        margin={"t": 84, "l": 130, "r": 14, "b": 46},
+        annotations=annotations,
+        **layout,
+    )
+
+
+def _bars(found: Sequence[Group]) -> list[dict[str, Any]]:
+    counts = [group.count() for group in found]
+    traces = []
+    for kind, (tint, ink, pattern, sign) in CLASSES.items():
+        lengths = [count[kind] for count in counts]
+        if not any(lengths):
+            continue
+        dark = tint == LIGHT["ink"]
+        shape = {"shape": pattern, "fgcolor": LIGHT["panel"] if dark else ink, "size": 6, "solidity": 0.2}
+        traces.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "name": f"{sign} {NAMES[kind]}",
+                "x": lengths,
+                "y": list(range(len(found))),
+                "marker": {
+                    "color": tint,
+                    "line": {"color": ink, "width": 1},
+                    **({"pattern": shape} if pattern else {}),
+                },
+                "text": [f"{sign}{length}" if length else "" for length in lengths],
+                "textposition": "inside",
+                "insidetextanchor": "middle",
+                "textangle": 0,
+                "textfont": text_font(LIGHT["panel"] if dark else ink, size=SMALL),
+                "customdata": [_hover(group, kind) for group in found],
+                "hovertemplate": "%{customdata}<extra></extra>",
+            }
+        )
+    return traces
+
+
+def _hover(group: Group, kind: str) -> str:
+    names = [event.subject.partition("/")[2] for event, own in group.verdicts if own == kind]
+    shown = ", ".join(safe(name[:24]) for name in names[:8]) + (" …" if len(names) > 8 else "")
+    said = next((event.message for event, own in group.verdicts if own == kind and event.message), "")
+    lines = [f"{safe(group.engine[:40])}, {safe(group.tier[:24])}: {len(names)} {NAMES[kind]}", shown]
+    return "<br>".join(lines + ([safe(said[:100])] if said else []))
+
+
+def _points(points: Sequence[tuple[Group, tuple[float, float]]], engines: Sequence[str]) -> list[dict[str, Any]]:
+    traces = []
+    for index, engine in enumerate(engines):
+        own = [(group, point) for group, point in points if group.engine == engine]
+        if not own:
+            continue
+        color, symbol = _MARKS[index % len(_MARKS)]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": safe(engine[:24]),
+                "x": [first for _, (first, _) in own],
+                "y": [each for _, (_, each) in own],
+                "xaxis": "x2",
+                "yaxis": "y2",
+                "marker": {"size": 9, "symbol": symbol, "color": color, "line": {"color": LIGHT["panel"], "width": 1}},
+                "cliponaxis": False,
+                "customdata": [
+                    f"{safe(engine[:40])}, {safe(group.tier[:24])}<br>first mask {milliseconds(first)}"
+                    f"<br>per token {milliseconds(each)}"
+                    for group, (first, each) in own
+                ],
+                "hovertemplate": "%{customdata}<extra></extra>",
+            }
+        )
+    return traces
+
+
+def _decades(values: Sequence[float]) -> list[float]:
+    """The whole powers of ten around the values, as exponents."""
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    return [low, high if high > low else low + 1]
