@@ -83,7 +83,7 @@ class SuffixAutomaton:
     def read(self, state: int, symbols: Sequence[int]) -> int | None:
         """The state after more symbols; None when that is no substring."""
         for symbol in symbols:
-            if symbol == BREAK or (found := self.moves[state].get(symbol)) is None:
+            if (found := self.moves[state].get(symbol)) is None:
                 return None
             state = found
         return state

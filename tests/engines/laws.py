@@ -7,7 +7,19 @@ from typing import TypeVar
 
 import msgspec
 
-from engines.events import Commit, Event, Finished, Forward, Started, committed, from_json, to_json
+from engines.events import (
+    Commit,
+    Compiled,
+    Event,
+    Finished,
+    Forward,
+    Mask,
+    Started,
+    Suggestions,
+    committed,
+    from_json,
+    to_json,
+)
 from engines.models.causal import CausalModel
 
 Kind = TypeVar("Kind", bound=Event)
@@ -31,6 +43,8 @@ def untimed(events: Sequence[Event]) -> list[Event]:
     for event in events:
         if isinstance(event, Forward):
             event = msgspec.structs.replace(event, seconds=0.0, began=0.0)
+        if isinstance(event, Mask | Compiled | Suggestions):
+            event = msgspec.structs.replace(event, seconds=0.0)
         if isinstance(event, Finished):
             totals = msgspec.structs.replace(event.totals, seconds=0.0, time_to_first_token=0.0, tokens_per_second=0.0)
             event = msgspec.structs.replace(event, totals=totals)

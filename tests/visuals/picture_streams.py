@@ -11,21 +11,33 @@ from engines.events import (
     Candidates,
     Choice,
     Commit,
+    Compiled,
     Curve,
     Draft,
     DraftNode,
     Event,
     Finished,
     Forward,
+    Growth,
     Judged,
+    Mark,
+    Mask,
     Match,
+    Matrix,
     Note,
+    Particle,
+    Particles,
+    Place,
     Placed,
     Score,
     Stage,
     Started,
+    Suggestion,
+    Suggestions,
     Token,
     Totals,
+    Trials,
+    Tried,
     Verdict,
 )
 from engines.models.twin import twin
@@ -384,6 +396,135 @@ def curve() -> list[Event]:
     return [Curve(name="transformers", x=x, y=y, **names), Curve(name="lean", x=x, y=lean, **names)]
 
 
+def mask(rng: random.Random, position: int, word: Token, state: dict[str, str] | None = None) -> Mask:
+    """A mask that leaves a few tokens, or nearly all."""
+    permitted = choices(rng, word, 6)
+    wanted = tuple(Choice(choice.token, choice.p / 2) for choice in choices(rng, token(rng.choice(WORDS)), 6))
+    blocked = 0.5 if rng.random() < 0.5 else 0.01
+    return Mask(
+        position=position,
+        engine="llguidance",
+        allowed=rng.choice((1, 4, 13, 48784)),
+        vocabulary=49152,
+        blocked_mass=blocked,
+        wanted=wanted,
+        permitted=tuple(Choice(choice.token, choice.p * (1 - blocked)) for choice in permitted),
+        cells="".join(rng.choice("0019") for _ in range(1024)),
+        end_allowed=position % 4 == 3,
+        state={"what may follow": "a digit, “,” or “}”"} if state is None else state,
+        seconds=1e-4,
+    )
+
+
+def constrained(length: int = 12, seed: int = 5) -> list[Event]:
+    """Masks of a plain constrained run."""
+    rng = random.Random(seed)
+    events: list[Event] = [started("grammar-mask", "constrained", "A person as JSON.")]
+    events.append(Compiled(engine="llguidance", subject="json schema", status="ok", seconds=0.002))
+    for position in range(length):
+        word = token(rng.choice(WORDS))
+        events += [
+            mask(rng, position, word),
+            Candidates(position=position, raw=choices(rng, word), entropy=1.0),
+            Forward(lane="target", batch=1, query=1, cached=30 + position, seconds=0.025),
+            Commit(position=position, step=position, tokens=(Placed(word, "sampled", raw=0.3),)),
+        ]
+    return stamped([*events, finished("done")])
+
+
+def drawn_again(samples: int = 6, seed: int = 6) -> list[Event]:
+    """Texts drawn one after another into a tree, one of them committed."""
+    rng = random.Random(seed)
+    events: list[Event] = [started("asap", "constrained", "A number.")]
+    words = [token(word) for word in WORDS[:3]]
+    for sample in range(samples):
+        pick = [rng.randrange(3), rng.randrange(3)]
+        value = 1 / (sample + 2)
+        places = (
+            Place(0, -1, None, None, value, sample + 1, "open"),
+            Place(1 + pick[0], 0, words[pick[0]], 0.3, value, 1, "open"),
+            Place(4 + 3 * pick[0] + pick[1], 1 + pick[0], words[pick[1]], 0.5, 1.0, 1, "finished"),
+        )
+        parts = {"log-probability": -1.9, "output": 1.0, "distance before": 0.5, "distance after": value, "P(L)": 0.2}
+        events += [
+            Growth(tree="trie", sample=sample, places=places, size=13),
+            Score(name="root value c~", value=value, parts=parts, sequence=sample, text="of light"),
+        ]
+    events += [mask(rng, 0, words[0]), Commit(position=0, step=0, tokens=(Placed(words[0], "sampled", raw=0.3),))]
+    return stamped([*events, finished("done")])
+
+
+def particles(steps: int = 5, count: int = 4, seed: int = 7) -> list[Event]:
+    """Weighted texts, each token found by trials."""
+    rng = random.Random(seed)
+    events: list[Event] = [started("awrs-smc", "constrained", "A number.")]
+    for step in range(steps):
+        for index in range(count):
+            tried = tuple(Tried(token(rng.choice(WORDS)), 0.3, n == 2, int(n > 2)) for n in range(rng.choice((3, 5))))
+            events.append(
+                Trials(
+                    position=step,
+                    particle=index,
+                    tried=tried,
+                    tests=len(tried),
+                    weight=0.4,
+                    estimator="recursive",
+                    refused_mass=0.6,
+                    exact_mass=None if step % 2 else 0.5,
+                )  # fmt: skip
+            )
+        population = tuple(
+            Particle(index, rng.randrange(count), rng.choice(WORDS), None if index == 1 else -1.0 * step, "alive")
+            for index in range(count)
+        )
+        events.append(Particles(step=step, particles=population, effective=2.5, resampled=step % 2 == 1))
+    for position in range(steps):
+        placed = Placed(token(rng.choice(WORDS)), "sampled", raw=0.3)
+        events.append(Commit(position=position, step=position, tokens=(placed,)))
+    return stamped([*events, finished("done")])
+
+
+def monitored() -> list[Event]:
+    """An analyser is asked at a dot, and its names are narrowed down."""
+    rng = random.Random(8)
+    names = ("width", "with_ip", "with_port")
+    events: list[Event] = [started("monitor-guided", "constrained", "box = Box()\nbox.")]
+    for position, (state, left) in enumerate((("asked", 3), ("narrowed", 2), ("finished", 1))):
+        word = token(rng.choice(WORDS))
+        offered = tuple(Suggestion(name, 0.2, name[position:]) for name in names[:left])
+        events += [
+            Suggestions(
+                position=position, state=state, monitor="members", trigger="box.", suggestions=offered, count=left,
+                seconds=0.03,
+            ),
+            mask(rng, position, word, {}),
+            Commit(position=position, step=position, tokens=(Placed(word, "sampled", raw=0.3),)),
+        ]  # fmt: skip
+    return stamped([*events, finished("done")])
+
+
+def spans(count: int = 8, longest: int = 4, seed: int = 9) -> list[Event]:
+    """Scores of all pieces of a passage."""
+    rng = random.Random(seed)
+    values = tuple(
+        tuple(-10 * rng.random() if start + length <= count else None for length in range(1, longest + 1))
+        for start in range(count)
+    )
+    words = tuple(rng.choice(WORDS) for _ in range(count))
+    table = Matrix(
+        name="spans",
+        rows=words,
+        columns=tuple(str(length) for length in range(1, longest + 1)),
+        values=values,
+        row_name="start",
+        column_name="tokens",
+        value_name="log-probability",
+        marks=(Mark(1, 1, "best"), Mark(2, 0, "greedy")),
+    )
+    commit = Commit(position=0, step=0, tokens=(Placed(token(WORDS[1]), "copied", raw=0.3),))
+    return stamped([started("exact-extract", "constrained"), table, commit, finished("done")])
+
+
 def hostile() -> list[Event]:
     """Every kind of event, filled with token texts that try to break out."""
     events: list[Event] = [started(), Note(text="<script>")]
@@ -417,6 +558,55 @@ def hostile() -> list[Event]:
             ),
             Beams(position=position, beams=(Beam(position, position - 1, bad, float("-inf"), float("-inf"), "live"),)),
             Score(name="<b>name</b>", value=float(position), parts={"<i>part</i>": 1.0}, position=position, token=bad),
+            Mask(
+                position=position,
+                engine="<u>engine</u>",
+                allowed=2,
+                vocabulary=3,
+                blocked_mass=0.5,
+                wanted=others,
+                permitted=raw,
+                cells="09",
+                end_allowed=False,
+                state={"<i>state</i>": bad.text},
+            ),
+            Compiled(engine="<u>e</u>", subject=bad.text, status="refused", seconds=0.1, message=bad.text),
+            Trials(
+                position=position,
+                particle=0,
+                tried=(Tried(bad, 0.5, True),),
+                tests=1,
+                weight=0.5,
+                estimator="<u>e</u>",
+                refused_mass=0.0,
+            ),
+            Particles(
+                step=position, particles=(Particle(0, 0, bad.text, 0.0, "alive"),), effective=1.0, resampled=False
+            ),
+            Growth(
+                tree="<u>t</u>",
+                sample=position,
+                size=2,
+                places=(Place(0, -1, None, None, 0.5), Place(1, 0, bad, 0.5, 0.5, 1, "<i>open</i>")),
+            ),
+            Suggestions(
+                position=position,
+                state="asked",
+                monitor="<u>m</u>",
+                trigger=bad.text,
+                count=1,
+                suggestions=(Suggestion(bad.text, 0.5, bad.text),),
+            ),
+            Matrix(
+                name="<u>n</u>",
+                rows=(bad.text,),
+                columns=("<i>c</i>",),
+                values=((-1.0,),),
+                row_name="<i>r</i>",
+                column_name="<i>c</i>",
+                value_name="<i>v</i>",
+                marks=(Mark(0, 0, "<i>best</i>"),),
+            ),
             Commit(position=position, step=position, tokens=(Placed(bad, "drafted", raw=0.5),)),
         ]
     events.append(Curve(name="<b>curve</b>", x_name="<x>", y_name="<y>", x=(1.0, 2.0), y=(0.0, float("nan"))))
@@ -435,5 +625,10 @@ STREAMS = {
     "contrastive": contrastive,
     "chain": chain,
     "curve": curve,
+    "constrained": constrained,
+    "drawn again": drawn_again,
+    "particles": particles,
+    "monitored": monitored,
+    "spans": spans,
     "hostile": hostile,
 }

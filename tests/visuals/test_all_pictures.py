@@ -11,7 +11,20 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from picture_streams import STREAMS, beams, best_of_n, contrastive, greedy, lookup, recycling, sampling
+from picture_streams import (
+    STREAMS,
+    beams,
+    best_of_n,
+    constrained,
+    contrastive,
+    drawn_again,
+    greedy,
+    lookup,
+    particles,
+    recycling,
+    sampling,
+    spans,
+)
 
 from engines.events import Event
 from visuals.palette import dark_of
@@ -34,6 +47,16 @@ IDS = {
     "search-tree",
     "successors",
     "timeline",
+    "mask",
+    "distortion",
+    "trie",
+    "convergence",
+    "dartboard",
+    "particles",
+    "suggestions",
+    "span-matrix",
+    "syncode-automaton",
+    "arena",
 }
 
 every_picture = pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES.keys())
@@ -162,6 +185,10 @@ LONG = {
     "contrastive": lambda: contrastive(500),
     "beams": lambda: beams(200, 4),
     "best-of-n": lambda: best_of_n(4, 500),
+    "constrained": lambda: constrained(500),
+    "drawn again": lambda: drawn_again(500),
+    "particles": lambda: particles(100, 16),
+    "spans": lambda: spans(60, 30),
 }
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import itertools
 import random
 import re
+import time
 from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
-from engines import run
+from engines import run, runner
 from engines.constrained import monitor_guided
 from engines.constrained.monitor_guided import SERVER, Monitor, Spellings, defined_names, without_imports
-from engines.events import Event, Finished, Mask, Note, Started, Suggestions, Token, committed
+from engines.events import Draft, Event, Finished, Mask, Note, Started, Suggestions, Token, committed
 from engines.grammars.analyser import Analyser, Answer, analyser
 from engines.grammars.constraint import Joint
 from engines.grammars.kinds import constraint_for
@@ -251,9 +253,9 @@ def untimed_spot(monitor: Monitor) -> object:
 
 
 def named(model: CausalModel, events: list[Event], prompt: str) -> list[tuple[str, str]]:
-    """Every member in the written text with the code before it, read by a regular expression: no part of the monitor."""
+    """Every member in the text with the code before it, found by a regular expression: by no part of the monitor."""
     text = finished(events).text
-    ends = finished(events).reason != "token limit"
+    ends = finished(events).reason == "end of text"
     found = re.finditer(r"\.([A-Za-z_]\w*)" + ("" if ends else r"(?=\W)"), "." + text)
     return [(prompt + text[: max(0, match.start())], match[1]) for match in found]
 
@@ -293,7 +295,7 @@ def test_without_the_monitor_the_model_invents_and_the_watcher_says_so(smollm: C
     plain = list(run(smollm, "greedy", BUILDER, max_new_tokens=16, raw=True))
     watched = decode(smollm, trigger="watch", max_new_tokens=16)
     assert finished(watched).token_ids == finished(plain).token_ids
-    last = [event for event in only(watched, Suggestions) if event.state == "finished"][0]
+    last = next(event for event in only(watched, Suggestions) if event.state == "finished")
     name = re.match(r"\w+", finished(watched).text)
     assert name is not None
     assert name[0] not in NAMES
@@ -334,13 +336,10 @@ def test_the_events_tell_the_story_with_the_models_own_numbers(smollm: CausalMod
 
 def test_the_same_seed_gives_the_same_events(tiny_llama: CausalModel) -> None:
     def quiet(events: list[Event]) -> list[Event]:
-        import msgspec
-
-        still = [
+        return [
             msgspec.structs.replace(event, seconds=0.0) if isinstance(event, Mask | Suggestions) else event
             for event in untimed(events)
         ]
-        return still
 
     assert quiet(decode(tiny_llama, temperature=1.0)) == quiet(decode(tiny_llama, temperature=1.0))
 
@@ -357,16 +356,20 @@ def test_a_grammar_and_the_monitor_hold_together(smollm: CausalModel) -> None:
     assert finished(events).text in ("with_ip().build()", "with_port().build()")
 
 
-def test_guessing_methods_keep_to_the_monitor(smollm: CausalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["prompt-lookup", "token-recycling"])
+def test_guessing_methods_keep_to_the_monitor(
+    tiny_llama: CausalModel, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
     """The monitor in the place of a grammar: as `Constraint` it is taken back, forked and asked out of order."""
-    from engines import runner
-
-    plain = finished(decode(smollm, max_new_tokens=20))
-    monkeypatch.setattr(runner, "constraint_for", lambda *_, **__: Monitor(BUILDER, smollm.vocabulary, context=SERVER))
-    for method in ("prompt-lookup", "token-recycling"):
-        params = {"constraint": "choices", "grammar": "x"}
-        guessed = list(run(smollm, method, BUILDER, params=params, max_new_tokens=20, raw=True))
-        assert finished(guessed).token_ids == plain.token_ids, method
+    code = "b = ServerBuilder()\nb.build().close()\nb.build().close()\nb."
+    plain = decode(tiny_llama, code, max_new_tokens=30)
+    made = [Monitor(code, tiny_llama.vocabulary, context=SERVER)]
+    monkeypatch.setattr(runner, "constraint_for", lambda *_, **__: made[0])
+    params = {"constraint": "choices", "grammar": "x", "fallback": False}
+    guessed = list(run(tiny_llama, method, code, params=params, max_new_tokens=30, raw=True))
+    assert only(guessed, Draft)
+    assert finished(guessed).token_ids == finished(plain).token_ids
+    assert re.match(r"(build|with_ip|with_port)\b", finished(guessed).text)
 
 
 def test_an_analyser_that_hangs_leaves_the_run_alive_and_a_note(
@@ -427,8 +430,6 @@ def test_masks_of_a_large_vocabulary_take_no_time(smollm: CausalModel) -> None:
     monitor = Monitor(BUILDER, smollm.vocabulary, context=SERVER)
     spellings = monitor._spellings
     names = ["".join(letters) for letters in itertools.product("abcdef", repeat=3)]
-    import time
-
     start = time.perf_counter()
     bits = smollm.vocabulary.bits(np.concatenate([spellings.beginning(name.encode()) for name in names]))
     assert time.perf_counter() - start < 0.5

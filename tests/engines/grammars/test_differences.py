@@ -173,8 +173,9 @@ def test_comparing_moves_neither_side(smollm: CausalModel) -> None:
         ('{"a":', "before a value"), ('{"a": "', "string"), ('{"a": "\\', "escape"), ('{"a": "\\u00', "escape"),
         ('{"a": "\\u00e9', "string"), ('{"a": "\\\\', "string"), ('{"a": "\\\\"', "after a value"),
         ('{"a": "{', "string"), ('{"a": 1', "number"), ('{"a": -1.5e', "number"), ('{"a": 1 ', "after a value"),
-        ('{"a": 1,', "before a name"), ("[1,", "before a value"), ("[[1],", "before a value"), ("[tru", "before a value"),
-        ("[true", "after a value"), ('[{"a": [1]}', "after a value"), ('{"a": [1], ', "before a name"),
+        ('{"a": 1,', "before a name"), ("[1,", "before a value"), ("[[1],", "before a value"),
+        ("[tru", "before a value"), ("[true", "after a value"), ('[{"a": [1]}', "after a value"),
+        ('{"a": [1], ', "before a name"),
     ],
 )  # fmt: skip
 def test_places_in_json(text: str, where: str) -> None:

@@ -149,7 +149,12 @@ def test_regular_expressions_are_taken_whole(engine: Engine, smollm: CausalModel
 @every_engine
 @pytest.mark.parametrize(
     ("schema", "words"),
-    [("{", "not JSON"), ('{"type": 3}', "type"), ("3", "schema is an object"), ("[" * 300, "nested")],
+    [
+        ("{", "not JSON"),
+        ('{"type": 3}', "type"),
+        ("3", "schema is an object"),
+        ('{"not": ' * 90 + "{}" + "}" * 90, "nested"),
+    ],
 )
 def test_a_schema_that_is_none_is_refused_in_our_words(
     engine: Engine, schema: str, words: str, smollm: CausalModel
@@ -193,7 +198,7 @@ class Broken(Peer):
 
     engine = "broken"
 
-    def _tell(self) -> Any:
+    def _tell(self, *_: object) -> Any:
         raise RuntimeError("[12:00:00] /deep/inside/engine.cc:12: fuel is out\nStack trace: more")
 
     _take = _back = _twin = _complete = _tell  # type: ignore[assignment]
@@ -285,12 +290,10 @@ def test_who_does_not_come_back_in_time_is_stopped_and_the_next_question_is_answ
     small = Question("outlines-core", "regex", "[0-9]", "any", (tuple(smollm.vocabulary.tokenise("7")),))
     assert examiner.ask(small).fed[0].accepted
     starts, start = examiner.starts, time.perf_counter()
-    report = examiner.ask(endless, 1.0)
-    assert report.status in ("too slow", "refused", "failed")
+    assert examiner.ask(endless, 1.0).status == "too slow"
     assert time.perf_counter() - start < 6
-    if report.status == "too slow":
-        assert examiner.ask(small).fed[0].accepted
-        assert examiner.starts == starts + 1
+    assert examiner.ask(small).fed[0].accepted
+    assert examiner.starts == starts + 1
 
 
 def test_a_crash_is_a_report_and_not_the_end(smollm: CausalModel, examiner: Examiner) -> None:

@@ -44,7 +44,7 @@ def test_it_knows_what_is_open(code: str, closers: str) -> None:
     assert read(Reading(), code.encode()).closers == closers
 
 
-FILES = sorted(Path(__file__).parents[3].joinpath("engines/grammars").glob("*.py"))
+FILES = sorted(Path(__file__).parents[3].joinpath("engines/grammars").glob("[a-z]*.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -77,16 +77,15 @@ def test_on_real_files_it_agrees_with_pythons_tokenizer(path: Path) -> None:
                 expected.add(begin)
         if name not in ("NL", "COMMENT", "INDENT", "DEDENT"):
             before = token
-    reading, found, place = Reading(), set(), 0
-    for char in source:
+    reading, found = Reading(), set[int]()
+    for place, char in enumerate(source):
         for byte in char.encode():
             reading = step(reading, byte)
         if reading.dot:
             found.add(place)
-        place += 1
     inside = {place for begin, end in unsure for place in range(begin, end)}
     assert found - inside == expected - inside
-    assert len(expected) > 5
+    assert expected - inside
 
 
 @given(st.text(alphabet="a.'\"\\\n#{}f[(1 :é", max_size=40))
