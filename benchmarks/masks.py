@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 
 import engines
 from benchmarks.command import Benchmark
-from benchmarks.masks_tables import PLAIN, Cost, Masks, Pace, Store, Tests, tables
+from benchmarks.masks_tables import PLAIN, Cost, Masks, Pace, Probes, Store, tables
 from benchmarks.report import Setting
 from engines.constrained.syncode import Language, SynCode
 from engines.events import Trials
@@ -185,7 +185,7 @@ def paced(model: CausalModel, text: Sequence[int], constraint: Constraint | None
     return (time.perf_counter() - start) / len(text)
 
 
-def tested(model: CausalModel, tokens: int) -> list[Tests]:
+def tested(model: CausalModel, tokens: int) -> list[Probes]:
     """How many tokens AWRS tests per step."""
     tasks = {
         "json schema: person": {"constraint": "json schema", "grammar": PERSON, "predicate": "none"},
@@ -195,7 +195,7 @@ def tested(model: CausalModel, tokens: int) -> list[Tests]:
     for task, params in tasks.items():
         events = list(run(model, "awrs", "Invent a person.", params=params, max_new_tokens=tokens))
         tests = tuple(event.tests for event in events if isinstance(event, Trials))
-        found.append(Tests(task=task, tests=tests, vocabulary=len(model.vocabulary)))
+        found.append(Probes(task=task, tests=tests, vocabulary=len(model.vocabulary)))
     return found
 
 

@@ -57,7 +57,7 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
 
 
-class Tests(msgspec.Struct, frozen=True, kw_only=True):
+class Probes(msgspec.Struct, frozen=True, kw_only=True):
     """AWRS: tokens tested per step."""
 
     task: str
@@ -75,7 +75,7 @@ class Masks(msgspec.Struct, frozen=True, kw_only=True):
     costs: list[Cost]
     paces: list[Pace]
     stores: list[Store] = []
-    tests: list[Tests] = []
+    tests: list[Probes] = []
 
 
 def shared(costs: Sequence[Cost]) -> set[str]:

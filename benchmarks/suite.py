@@ -14,7 +14,8 @@ behind it. A group is
     failed    when the engine crashes, gives up, or needs longer than `SECONDS`
 
 The suite is read from the source archive of jsonschema 4.26.0, which pip fetches into a folder that goes away again;
-nothing of it is kept here. Instances are written by Python's own JSON, schemas are compiled with any whitespace.
+nothing of it is kept here. Instances are written by Python's own JSON, characters beyond ASCII as they are; schemas
+are compiled with any whitespace.
 
 The ratchet (`suite_ratchet.json`) holds the counts per engine and version. A result that passes fewer groups, or
 accepts invalid instances in more, is a step back, and the command ends with an error.
@@ -124,7 +125,7 @@ def run(engine: Engine, groups: Sequence[Group], vocabulary: Vocabulary, examine
             "json schema",
             json.dumps(group.schema),
             "any",
-            tuple(tuple(vocabulary.tokenise(json.dumps(value))) for value, _ in group.instances),
+            tuple(tuple(vocabulary.tokenise(json.dumps(value, ensure_ascii=False))) for value, _ in group.instances),
         )
         report = examine(question, vocabulary) if engine == "llguidance" else examiner.ask(question)
         kind = classified(report, [fits for _, fits in group.instances])

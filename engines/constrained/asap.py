@@ -385,6 +385,7 @@ def normalised(law: dict[tuple[int, int], float]) -> dict[tuple[int, int], float
     idea="A mask prefers beginnings that look valid now and have little valid future. Draw many texts, learn from each "
     "how much future a beginning has, and come nearer to the model's own law; the last text is the output.",
     look_at="The trie: nodes lose value after each text, and the two bars of a branch part.",
+    shines=("number",),
     pictures=("trie", "convergence", "distortion", "mask", "token-stream", "budget"),
 )
 def asap(run: Run, params: Params) -> Iterator[Event]:

@@ -14,7 +14,8 @@ its own file only; the analyser sees the others too. No training, no retrieval, 
 
 A_φ, the analysis, are jedi's completions without keywords, of the buffer and of the buffer with its open brackets
 closed (`engines.grammars.analyser`). Names that begin with an underscore are left out unless one has been typed, there
-are no others, or `private` is set. Work is done on bytes: half a character is part of a name until it is known to be something else.
+are no others, or `private` is set. Work is done on bytes: half a character belongs to a name until it is known to be
+something else.
 
 `trigger` says when it asks:
 

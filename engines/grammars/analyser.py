@@ -120,10 +120,11 @@ class Analyser:
 
     def _ask(self, question: dict[str, str]) -> dict[str, Any] | None:
         """The reply, an empty one if the worker died over it, or None if it is late."""
-        if not self._ready():
-            return None
+        ready = self._ready()
         worker = self._worker
         assert worker is not None
+        if not ready:
+            return None if worker.alive else {}
         reply = worker.ask(question, self.seconds)
         if not reply:
             self._stop()

@@ -179,6 +179,8 @@ def compile_guidance(
             lark = f"start: /{_regex(text)}/"
         case "choices":
             choices = list(dict.fromkeys(line for line in text.splitlines() if line.strip()))
+            if not choices:
+                raise BadGrammar("There is nothing here yet. Write one answer per line.")
             lark = "start: " + "\n  | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
         case "grammar":
             lark = text

@@ -18,6 +18,7 @@ from playground.store import is_owner
 from playground.ui import proof, rail, share
 from playground.ui.behind import Reader
 from playground.ui.code_view import CodeView
+from playground.ui.constraint import ValidityLine
 from playground.ui.decoding import Request, branched, decode, say
 from playground.ui.drawing import Canvas
 from playground.ui.house import House
@@ -75,6 +76,7 @@ def build(house: House, page: gr.Textbox) -> Play:
         with gr.Column(elem_classes=["stage"], min_width=0):
             numbers = Numbers(view.numbers)
             proof.build(house, owner, page)
+            ValidityLine(house)
             stream = TokenStream(view.stream)
             scrubber = Scrubber(view.scrubber)
             share.Share(house)

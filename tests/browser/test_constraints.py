@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from playground.grammars import load
 
 pytestmark = pytest.mark.browser
 
+WCAG = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]}}
 EDITOR = ".page-play details.constraint"
 VERDICT = ".page-play .validity"
 
@@ -204,3 +206,17 @@ def test_more_room_covers_the_page_and_escape_gives_it_back(ready: Page) -> None
     box = ready.locator("#set-grammar").bounding_box()
     assert box is not None
     assert box["width"] < 300
+
+
+def test_axe_finds_nothing_in_editor_and_verdict_in_either_theme(ready: Page) -> None:
+    ready.select_option("#set-gallery", "yes-no")
+    run(ready, "Is a tomato a fruit?")
+    expect(ready.locator(VERDICT)).to_contain_text("valid")
+    ready.select_option("#set-constraint", "json schema")
+    ready.fill("#set-grammar", '{"type" "object"}')
+    expect(ready.locator(f"{EDITOR} .back")).to_be_visible()
+    for theme in ("light", "dark"):
+        ready.evaluate("dark => document.body.classList.toggle('dark', dark)", theme == "dark")
+        ready.wait_for_timeout(300)
+        found = Axe().run(ready, options=WCAG).response["violations"]
+        assert [f"{theme} {one['id']}: {node['target']}" for one in found for node in one["nodes"]] == []

@@ -154,6 +154,27 @@ def test_lazy_search_looks_at_fewer_beginnings_and_says_so(fox: Run) -> None:
     assert "looked at 4 of 20 beginnings; 16 were ruled out by their bound" in notes(events)
 
 
+@pytest.mark.parametrize("how", ["packed", "lazy", "chunked"])
+def test_normalised_a_long_span_that_begins_badly_can_still_win(how: str) -> None:
+    """ln .01 over 6 is above ln .15 over 2, though ln .02 over 2 is below: no bound may take that for granted."""
+    after: dict[str, dict[str, float]] = {
+        "?": {"the": 0.02, "dog": 0.30, "cat": 0.68},
+        "the": {"red": 1.0},
+        "red": {"fox": 1.0},
+        "fox": {"saw": 1.0},
+        "saw": {"dog": 1.0},
+        "dog": {".": 0.5, "cat": 0.5},
+        "cat": {".": 1.0},
+    }
+    prompt = ["Text:", "the", "red", "fox", "saw", "dog", "\nQuestion:", "?"]
+    jobs = [toy_run(WordModel(WORDS, after), prompt) for _ in range(2)]  # type: ignore[arg-type]
+    assert said(toy(jobs[0], search=how, chunk=1)) == "dog ."
+    events = toy(jobs[1], search=how, chunk=1, normalise=True)
+    assert said(events) == "the red fox saw dog ."
+    best = max(score.value for score in only(events, Score) if score.name == "span")
+    assert best == pytest.approx(math.log(0.01) / 6)
+
+
 def test_constrained_greedy_says_the_red_fox(fox: Run) -> None:
     events = toy(fox, decode="constrained greedy")
     assert said(events) == "the red fox ."
@@ -265,6 +286,8 @@ def test_spans_of_exactly_the_cap_are_right_and_wrong_as_published(tiny_llama: C
 def test_the_published_error_needs_a_cap_below_the_passage(fox: Run) -> None:
     right = toy(fox, as_published=True, cap=12)
     assert said(right) == "dog ."
+    plain = toy(toy_run(fox.model, PROMPT), cap=12)  # type: ignore[arg-type]
+    assert only(right, Matrix)[0].values == only(plain, Matrix)[0].values
     job = toy_run(fox.model, PROMPT)  # type: ignore[arg-type]
     wrong = toy(job, as_published=True, cap=1)
     # P(end) right after the prompt is 0, so not one span of one token is left.
@@ -381,6 +404,16 @@ def test_the_cache_holds_all_but_the_last_token_afterwards(tiny_llama: CausalMod
         assert len(job.output) <= limit
         ledger = [event for event in job.ledger if isinstance(event, Forward)]
         assert all(event.cached >= len(job.prompt) - 1 for event in ledger if event.lane == "target")
+
+
+def test_to_compare_changes_no_score_and_no_answer(tiny_llama: CausalModel) -> None:
+    with_, without = (
+        list(run(tiny_llama, "exact-extract", QUESTION, params={"compare": compare, "cap": 4}, raw=True))
+        for compare in (True, False)
+    )
+    assert only(with_, Matrix)[0].values == only(without, Matrix)[0].values
+    assert finished(with_).token_ids == finished(without).token_ids
+    assert len(only(with_, Forward)) > len(only(without, Forward))
 
 
 def test_the_same_request_gives_the_same_events(tiny_llama: CausalModel) -> None:

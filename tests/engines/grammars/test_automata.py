@@ -143,7 +143,14 @@ def test_what_no_automaton_can_do_is_refused_by_name(expression: str, reason: st
 def test_an_exploding_expression_is_refused_in_time(expression: str) -> None:
     start = time.process_time()
     with pytest.raises(BadGrammar, match=r"too large|too long|too often"):
-        from_regex(expression)
+        from_regex(expression, seconds=0.7)
+    assert time.process_time() - start < 3
+
+
+def test_states_are_counted_before_all_of_them_are_made() -> None:
+    start = time.process_time()
+    with pytest.raises(BadGrammar, match="too large"):
+        from_regex("(a|b)*a(a|b){20}", seconds=20)
     assert time.process_time() - start < 3
 
 

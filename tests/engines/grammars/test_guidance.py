@@ -167,6 +167,7 @@ REFUSED: list[tuple[str, Kind, str, str]] = [
     ("an empty language", "regex", r"[^\s\S]", r"No text fits this"),
     ("a byte that no token spells", "choices", "\U00040000", r"tokens can spell"),
     ("nothing at all", "choices", "\n\n", r"nothing here yet"),
+    ("blank choices", "choices", " \n ", r"one answer per line"),
     ("an expression of two lines", "regex", "a\nb", r"one line"),
     ("switches of the engine", "grammar", '%llguidance {"no_forcing": false}\nstart: "a"', r"cannot be set"),
     ("too much text", "regex", "a" * 300_000, r"300,000 characters"),

@@ -247,6 +247,11 @@ SILENT: dict[str, tuple[Any, str, dict[Engine, str]]] = {
         '"abcdefg"',
         {"llguidance": "right", "xgrammar": "accepts", "outlines-core": "right"},
     ),
+    "a raw control character": (
+        {"type": "string", "maxLength": 5},
+        '"\x01"',
+        {"llguidance": "right", "xgrammar": "accepts", "outlines-core": "right"},
+    ),
     "multipleOf": (
         {"type": "integer", "multipleOf": 7},
         "15",

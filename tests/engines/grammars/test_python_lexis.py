@@ -44,12 +44,12 @@ def test_it_knows_what_is_open(code: str, closers: str) -> None:
     assert read(Reading(), code.encode()).closers == closers
 
 
-FILES = sorted(Path(__file__).parents[3].joinpath("engines/grammars").glob("[a-z]*.py"))
+FOLDER = Path(__file__).parents[3] / "engines" / "grammars"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_on_real_files_it_agrees_with_pythons_tokenizer(path: Path) -> None:
-    source = path.read_text("utf-8")
+@pytest.mark.parametrize("name", ["analyser", "constraint", "guidance", "python_lexis", "vocabulary"])
+def test_on_real_files_it_agrees_with_pythons_tokenizer(name: str) -> None:
+    source = (FOLDER / f"{name}.py").read_text("utf-8")
     starts = [0]
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
@@ -57,14 +57,14 @@ def test_on_real_files_it_agrees_with_pythons_tokenizer(path: Path) -> None:
     unsure: list[tuple[int, int]] = []
     before: tokenize.TokenInfo | None = None
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        name = tokenize.tok_name[token.type]
+        kind = tokenize.tok_name[token.type]
         begin, end = (starts[row - 1] + column for row, column in (token.start, token.end))
         # Whether the fields of f-strings are tokens depends on the version of Python.
-        if name.startswith("FSTRING") or (
-            name == "STRING" and "f" in token.string.partition(token.string[-1])[0].lower()
+        if kind.startswith("FSTRING") or (
+            kind == "STRING" and "f" in token.string.partition(token.string[-1])[0].lower()
         ):
             unsure.append((begin, end))
-        if name == "OP" and token.string == "." and before is not None:
+        if kind == "OP" and token.string == "." and before is not None:
             value = (
                 before.string in ")]}"
                 or before.type == tokenize.STRING
@@ -75,7 +75,7 @@ def test_on_real_files_it_agrees_with_pythons_tokenizer(path: Path) -> None:
             )
             if value:
                 expected.add(begin)
-        if name not in ("NL", "COMMENT", "INDENT", "DEDENT"):
+        if kind not in ("NL", "COMMENT", "INDENT", "DEDENT"):
             before = token
     reading, found = Reading(), set[int]()
     for place, char in enumerate(source):
