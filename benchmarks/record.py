@@ -43,6 +43,12 @@ RUNS: dict[str, Setup] = {
     "mask-json": Setup(method="grammar-mask", prompt="json-person", max_new_tokens=60),
     "mask-forced": Setup(method="grammar-mask", prompt="json-person", params={"forcing": True}, max_new_tokens=60),
     "free-json": Setup(method="greedy", prompt="json-person", max_new_tokens=60),
+    "awrs-smc": Setup(
+        method="awrs-smc",
+        prompt="number",
+        params={"constraint": "regex", "grammar": HUNDREDS["grammar"], "n_particles": 24},
+        max_new_tokens=8,
+    ),
     "asap": Setup(method="asap", prompt="number", params=HUNDREDS, max_new_tokens=8),
     "asap-gcd": Setup(method="asap", prompt="number", params=HUNDREDS | {"variant": "gcd"}, max_new_tokens=8),
     "mask-city": Setup(method="grammar-mask", prompt="city-tower", params=CITY, max_new_tokens=12),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from engines.events import Choice, Commit, Mask, Score
+from engines.events import Choice, Commit, Mask, Particles, Score, Trials
 from playground.answering import Answer, Moment, NoAnswer, answer, count, in_order, last, percent
 from visuals.spelling import plain
 
@@ -153,6 +153,65 @@ def distance_first(moment: Moment) -> Answer:
 def distance_last(moment: Moment) -> Answer:
     """How far the law of the next text would be from it."""
     return percent(_part(_drawn(moment)[-1], "distance after"))
+
+
+# Of weighted texts side by side (AWRS).
+
+
+@answer
+def particles(moment: Moment) -> Answer:
+    """How many texts there are."""
+    return count(len(last(moment.events, Particles).particles))
+
+
+@answer
+def tests_made(moment: Moment) -> Answer:
+    """How many tokens were tested so far, by all texts."""
+    return count(sum(trial.tests for trial in _trials(moment)))
+
+
+@answer
+def tests_per_choice(moment: Moment) -> Answer:
+    """How many tokens were tested for one choice, on average."""
+    found = _trials(moment)
+    mean = sum(trial.tests for trial in found) / len(found)
+    return Answer(f"{mean:.1f}", number=mean)
+
+
+@answer
+def evidence(moment: Moment) -> Answer:
+    """The mean weight, an estimate of P(L): once in so many tries."""
+    value = next((one.value for one in reversed(_scores(moment)) if one.name == "log evidence"), None)
+    if value is None:
+        raise NoAnswer("This run made no estimate.")
+    return Answer(f"{math.exp(-value):,.0f}", number=math.exp(-value))
+
+
+@answer
+def heaviest(moment: Moment) -> Answer:
+    """The text with the greatest share of the weight."""
+    shares = {one.text: one.value for one in _scores(moment) if one.name == "posterior"}
+    if not shares:
+        raise NoAnswer("No text of this run has a weight.")
+    return Answer(max(shares, key=shares.__getitem__), tuple(sorted(shares)))
+
+
+@answer
+def heaviest_share(moment: Moment) -> Answer:
+    """Its share."""
+    shares = [one.value for one in _scores(moment) if one.name == "posterior"]
+    return percent(max(shares, default=None))
+
+
+def _trials(moment: Moment) -> list[Trials]:
+    found = [event for event in moment.events if isinstance(event, Trials)]
+    if not found:
+        raise NoAnswer("No token of this run was tested by itself.")
+    return found
+
+
+def _scores(moment: Moment) -> list[Score]:
+    return [event for event in moment.events if isinstance(event, Score)]
 
 
 def _drawn(moment: Moment) -> list[Score]:

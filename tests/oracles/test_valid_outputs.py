@@ -66,6 +66,9 @@ EXPRESSIONS = {
     "nested": "(ab?(c|d){1,2}){1,3}",
 }
 
+NOT_KEPT = {("lm-format-enforcer", "number")}
+"""It takes 1e-3 and 1e999 for integers."""
+
 Kind = Literal["json schema", "regex"]
 SEEN: Counter[str] = Counter()
 """Finished texts, by engine."""
@@ -79,7 +82,7 @@ def constraints(engine: str, model: CausalModel) -> Iterator[tuple[Kind, str, Co
             yield "regex", expression, SynCode(language)
         return
     name: Engine = engine  # type: ignore[assignment]
-    for schema in map(json.dumps, SCHEMAS.values()):
+    for schema in (json.dumps(one) for title, one in SCHEMAS.items() if (engine, title) not in NOT_KEPT):
         whitespace = "one space" if engine == "lm-format-enforcer" else "compact"
         yield "json schema", schema, compile_with(name, "json schema", schema, model.vocabulary, whitespace=whitespace)  # type: ignore[arg-type]
     for expression in EXPRESSIONS.values():
@@ -145,7 +148,6 @@ def test_the_sweep_was_worth_its_name() -> None:
     """Counts what the tests above judged; alone it has nothing to count."""
     if not SEEN:
         pytest.skip("run the whole file")
-    print(SEEN)
     if len(SEEN) == len(ENGINES) + 1:
         assert SEEN.total() >= 500, SEEN
     assert min(SEEN.values()) >= 60, SEEN

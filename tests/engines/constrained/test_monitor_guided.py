@@ -62,7 +62,7 @@ def vocabulary_of(*words: bytes) -> Vocabulary:
 
 
 WORDS = (b".foo", b".build", b".build(", b".bui", b"build", b"build().foo", b"builder", b"with_", b"with_ip(", b"(a.b",
-         b"._x", b" x.", b"\n", "—".encode(), " —".encode()[:3])  # fmt: skip
+         b"._x", b" x.", b"().", b"\n", "—".encode(), " —".encode()[:3])  # fmt: skip
 SMALL = vocabulary_of(*WORDS)
 
 
@@ -177,6 +177,13 @@ def test_chained_calls_ask_again() -> None:
     assert monitor.spot.offer is not None
     assert set(monitor.spot.offer.names) == {"listen", "close"}
     assert [news.state for news in monitor.news()] == ["asked"]
+
+
+def test_one_token_may_end_a_name_and_ask_for_the_next() -> None:
+    monitor = write(Monitor(BUILDER, SMALL, context=SERVER), "build")
+    assert monitor.commit(id_of(b"()."))
+    assert [news.state for news in monitor.news()] == ["finished", "asked"]
+    assert allowed(monitor) == {b"c", b"l"}
 
 
 def test_what_the_model_has_written_is_known_to_the_analyser() -> None:

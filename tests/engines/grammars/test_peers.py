@@ -252,17 +252,26 @@ SILENT: dict[str, tuple[Any, str, dict[Engine, str]]] = {
         '"\x01"',
         {"llguidance": "right", "xgrammar": "accepts", "outlines-core": "right"},
     ),
+    "an integer with an exponent": (
+        {"type": "integer"},
+        "1e-3",
+        {"llguidance": "right", "xgrammar": "right", "outlines-core": "right", "lm-format-enforcer": "accepts"},
+    ),
     "multipleOf": (
         {"type": "integer", "multipleOf": 7},
         "15",
         {"llguidance": "right", "xgrammar": "right", "outlines-core": "accepts"},
     ),
 }
-VERSIONS = {"llguidance": "1.9.1", "xgrammar": "0.2.8", "outlines-core": "0.2.14"}
+VERSIONS: dict[Engine, str] = {
+    "llguidance": "1.9.1",
+    "xgrammar": "0.2.8",
+    "outlines-core": "0.2.14",
+    "lm-format-enforcer": "0.11.3",
+}
 
 
-@pytest.mark.parametrize("name", SILENT)
-@pytest.mark.parametrize("engine", VERSIONS)
+@pytest.mark.parametrize(("engine", "name"), [(engine, name) for name, row in SILENT.items() for engine in row[2]])
 def test_who_ignores_what_in_silence(engine: Engine, name: str, smollm: CausalModel, examiner: Examiner) -> None:
     """The referee wins over engines: every text here is invalid, whoever takes it."""
     need(engine)
