@@ -190,7 +190,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             outcomes[engine] = run(engine, groups, vocabulary, examiner)
             print(f"{engine}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
     result = Suite(
-        ARCHIVE, len(groups), {name: Counts(here[name], counted(found)) for name, found in outcomes.items()}, outcomes
+        ARCHIVE,
+        len(groups),
+        {name: Counts(here[name], counted(outcomes[name])) for name in ENGINES if name in outcomes},
+        outcomes,
     )
     print(tables(result))
     held = read_ratchet()
