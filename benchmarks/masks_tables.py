@@ -44,6 +44,8 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     subject: str
     round: int
     seconds: float
+    masking: float = 0.0
+    """Of it, on computing, applying and committing masks."""
     tokens: int
 
 
@@ -127,19 +129,25 @@ def costs_table(costs: Sequence[Cost], names: Sequence[str], only: set[str] | No
     return table([*head, "mask ≠ commit"], rows)
 
 
+def masking(paces: Sequence[Pace], engine: str) -> Spread | None:
+    """Seconds spent on masks, in per cent of the rest of the same token's time."""
+    found = [100 * pace.masking / (pace.seconds - pace.masking) for pace in paces if pace.engine == engine]
+    return Spread.of(found) if found else None
+
+
 def overhead_table(paces: Sequence[Pace], names: Sequence[str]) -> str:
-    """Milliseconds per token, and the overhead in per cent of a pass."""
+    """Milliseconds per token, and what masks add, in per cent of a pass."""
     rows = []
     for name in (PLAIN, *names):
         own = [pace.seconds for pace in paces if pace.engine == name]
         if not own:
             continue
-        spread = overhead(paces, name)
-        extra = (
-            "" if name == PLAIN or spread is None else f"{spread.median:+.1f} ({spread.low:+.1f} to {spread.high:+.1f})"
-        )
-        rows.append([name, f"{1000 * Spread.of(own).median:.2f}", extra])
-    return table(["engine", "ms per token", "overhead, per cent (quartiles)"], rows)
+        spread, share = overhead(paces, name), masking(paces, name)
+        extra = ["", ""]
+        if name != PLAIN and spread and share:
+            extra = [f"{share.median:.2f}", f"{spread.median:+.1f} ({spread.low:+.1f} to {spread.high:+.1f})"]
+        rows.append([name, f"{1000 * Spread.of(own).median:.2f}", *extra])
+    return table(["engine", "ms per token", "masks, per cent of a pass", "longer by per cent (quartiles)"], rows)
 
 
 def tables(result: Masks) -> str:

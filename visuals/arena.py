@@ -30,27 +30,17 @@ POINTS_HIGH = 240
 TIME = "seconds per token, p99"
 
 Look = tuple[str, str, str, str]
-"""Tint, ink, pattern, sign."""
+"""Role, or none for black; pattern; sign; name."""
 
 CLASSES: dict[str, Look] = {
-    "right": (ROLES["accepted"].bg, ROLES["accepted"].ink, "", "✓"),
-    "order only": (ROLES["accepted"].bg, ROLES["accepted"].ink, ".", "✓"),
-    "over": (ROLES["rejected"].bg, ROLES["rejected"].ink, "\\", "−"),
-    "under": (ROLES["rejected"].bg, ROLES["rejected"].ink, "/", "+"),
-    "both": (ROLES["rejected"].bg, ROLES["rejected"].ink, "x", "±"),
-    "refused": (ROLES["untested"].bg, ROLES["untested"].ink, "", "·"),
-    "failed": (LIGHT["ink"], LIGHT["ink"], "", "✕"),
-    "too slow": (LIGHT["ink"], LIGHT["ink"], "|", "✕"),
-}
-NAMES = {
-    "right": "right",
-    "order only": "right but for order",
-    "over": "too strict",
-    "under": "too lax",
-    "both": "both",
-    "refused": "refused aloud",
-    "failed": "failed",
-    "too slow": "too slow",
+    "right": ("accepted", "", "✓", "right"),
+    "order only": ("accepted", ".", "✓", "right but for order"),
+    "over": ("rejected", "\\", "−", "too strict"),
+    "under": ("rejected", "/", "+", "too lax"),
+    "both": ("rejected", "x", "±", "both"),
+    "refused": ("untested", "", "·", "refused aloud"),
+    "failed": ("", "", "✕", "failed"),
+    "too slow": ("", "|", "✕", "too slow"),
 }
 _MARKS = (
     (LIGHT["accent"], "circle"),
@@ -196,14 +186,14 @@ def draw(events: Sequence[Event]) -> Drawing | None:
     }
     annotations = []
     if points:
-        layout["xaxis2"] = axis("until the first mask, s", type="log", range=_decades(across), anchor="y2", dtick=1)
-        layout["yaxis2"] = axis("", type="log", range=_decades(up), domain=[0, below / inner], anchor="x2", dtick=1)
-        annotations.append(label("<b>mask and commit per token, p99, s</b>", 0, below / inner, yshift=8))
+        layout["xaxis2"] = axis("until the first mask", anchor="y2", **_decades(across))
+        layout["yaxis2"] = axis("", domain=[0, below / inner], anchor="x2", **_decades(up))
+        annotations.append(label("<b>mask and commit, p99</b>", 0, below / inner, xshift=-50, yshift=8))
     return drawing(
         [*_bars(found), *_points(points, engines)],
         height=inner + 130,
         min_width=340,
-        margin={"t": 84, "l": 130, "r": 14, "b": 46},
+        margin={"t": 84, "l": 8, "r": 14, "b": 46},
         annotations=annotations,
         **layout,
     )
@@ -212,17 +202,19 @@ def draw(events: Sequence[Event]) -> Drawing | None:
 def _bars(found: Sequence[Group]) -> list[dict[str, Any]]:
     counts = [group.count() for group in found]
     traces = []
-    for kind, (tint, ink, pattern, sign) in CLASSES.items():
+    for kind, (role, pattern, sign, name) in CLASSES.items():
         lengths = [count[kind] for count in counts]
         if not any(lengths):
             continue
-        dark = tint == LIGHT["ink"]
-        shape = {"shape": pattern, "fgcolor": LIGHT["panel"] if dark else ink, "size": 6, "solidity": 0.2}
+        tint, ink, edge = (
+            (ROLES[role].bg, ROLES[role].ink, ROLES[role].edge) if role else (LIGHT["ink"], LIGHT["ink"], LIGHT["soft"])
+        )
+        shape = {"shape": pattern, "bgcolor": tint, "fgcolor": edge, "size": 7, "solidity": 0.2}
         traces.append(
             {
                 "type": "bar",
                 "orientation": "h",
-                "name": f"{sign} {NAMES[kind]}",
+                "name": f"{sign} {name}",
                 "x": lengths,
                 "y": list(range(len(found))),
                 "marker": {
@@ -234,7 +226,7 @@ def _bars(found: Sequence[Group]) -> list[dict[str, Any]]:
                 "textposition": "inside",
                 "insidetextanchor": "middle",
                 "textangle": 0,
-                "textfont": text_font(LIGHT["panel"] if dark else ink, size=SMALL),
+                "textfont": text_font(ink if role else LIGHT["panel"], size=SMALL),
                 "customdata": [_hover(group, kind) for group in found],
                 "hovertemplate": "%{customdata}<extra></extra>",
             }
@@ -246,7 +238,7 @@ def _hover(group: Group, kind: str) -> str:
     names = [event.subject.partition("/")[2] for event, own in group.verdicts if own == kind]
     shown = ", ".join(safe(name[:24]) for name in names[:8]) + (" …" if len(names) > 8 else "")
     said = next((event.message for event, own in group.verdicts if own == kind and event.message), "")
-    lines = [f"{safe(group.engine[:40])}, {safe(group.tier[:24])}: {len(names)} {NAMES[kind]}", shown]
+    lines = [f"{safe(group.engine[:40])}, {safe(group.tier[:24])}: {len(names)} {CLASSES[kind][3]}", shown]
     return "<br>".join(lines + ([safe(said[:100])] if said else []))
 
 
@@ -279,7 +271,22 @@ def _points(points: Sequence[tuple[Group, tuple[float, float]]], engines: Sequen
     return traces
 
 
-def _decades(values: Sequence[float]) -> list[float]:
-    """The whole powers of ten around the values, as exponents."""
+def _decades(values: Sequence[float]) -> dict[str, Any]:
+    """A logarithmic axis over the whole powers of ten around the values, a label at most six times."""
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    return [low, high if high > low else low + 1]
+    high = max(high, low + 1)
+    shown = range(low, high + 1, -(-(high - low) // 5))
+    return {
+        "type": "log",
+        "range": [low, high],
+        "tickvals": [float(f"1e{power}") for power in shown],
+        "ticktext": [_power(power) for power in shown],
+    }
+
+
+def _power(power: int) -> str:
+    """A power of ten seconds for people."""
+    if power < -6 or power > 3:
+        return f"1e{power} s"
+    unit, scale = ("s", 0) if power >= 0 else ("ms", 3) if power >= -3 else ("µs", 6)
+    return f"{10 ** (power + scale)} {unit}"

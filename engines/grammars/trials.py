@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import IO, Literal
 
 import msgspec
 
@@ -275,14 +275,22 @@ def serve() -> None:
             return Token(id, "", ready.spelled[id].hex())
 
     vocabulary = Vocabulary(ready.spelled, ready.special, ready.ends, lambda text: [], spell)
-    _limit_memory()
+    known: set[Engine] = set()
     _write(outgoing, msgspec.msgpack.encode("ready"))
     while message := _read(incoming):
         question = msgspec.msgpack.decode(message, type=Question)
+        if question.engine not in known:
+            # What its libraries take up is not what the limit is for.
+            _limit_memory(lifted=True)
+            with suppress(Exception):
+                prepare(question.engine, vocabulary)
+            known.add(question.engine)
+            _limit_memory()
         _write(outgoing, msgspec.msgpack.encode(examine(question, vocabulary)))
 
 
-def _limit_memory() -> None:
+def _limit_memory(*, lifted: bool = False) -> None:
+    """`MEMORY_BYTES` more than now, or as much as the system allows."""
     try:
         import resource
     except ImportError:  # not on Windows
@@ -290,7 +298,9 @@ def _limit_memory() -> None:
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
     except OSError:
-        pages = 0
-    limit = pages * cast(Any, resource).getpagesize() + MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    limit = pages * resource.getpagesize() + MEMORY_BYTES
+    limit = limit if most == resource.RLIM_INFINITY else min(limit, most)
+    resource.setrlimit(resource.RLIMIT_AS, (most if lifted else limit, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

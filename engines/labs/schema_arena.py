@@ -269,7 +269,7 @@ def tables(board: Board) -> Iterator[Matrix]:
     yield Matrix(
         name="coverage",
         rows=tuple(groups),
-        columns=("schemas", "DC declared", "right", "EC empirical", "CR compliance"),
+        columns=("DC declared", "right", "EC empirical", "CR compliance"),
         values=tuple(coverage(entries) for entries in groups.values()),
         row_name="engine, tier",
         value_name="share",
@@ -286,15 +286,16 @@ def tables(board: Board) -> Iterator[Matrix]:
         value_name="schemas",
     )
     shared = taken_by_all(board)
-    rows = {
-        f"{engine}, {which}": [entry for entry in entries if entry.sample.id in shared or which == "own set"]
-        for which in ("own set", "shared set")
-        for engine, entries in board.entries.items()
-    }
+    rows = {}
+    for which in ("own", "shared"):
+        for engine, entries in board.entries.items():
+            taken = [entry for entry in entries if entry.report.status == "ok"]
+            taken = [entry for entry in taken if entry.sample.id in shared or which == "own"]
+            rows[f"{engine}, {which} {len(taken)}"] = taken
     yield Matrix(
         name="time",
         rows=tuple(rows),
-        columns=("schemas", *(f"TTFM p{s * 100:g}" for s in SHARES), *(f"TBM p{s * 100:g}" for s in SHARES)),
+        columns=tuple(f"{name} p{share * 100:g}" for name in ("TTFM", "TBM") for share in SHARES),
         values=tuple(times(entries) for entries in rows.values()),
         row_name="engine, set",
         value_name="seconds",
@@ -303,7 +304,7 @@ def tables(board: Board) -> Iterator[Matrix]:
         yield Matrix(
             name="writing",
             rows=tuple(board.clocks),
-            columns=("texts", "GCT s", "TTFT s", "TPOT ms", "TGT s", "valid"),
+            columns=("GCT s", "TTFT s", "TPOT ms", "TGT s", "valid"),
             values=tuple(writing(board, name) for name in board.clocks),
             row_name="engine",
             value_name="medians; valid is a share of the texts",
@@ -311,13 +312,12 @@ def tables(board: Board) -> Iterator[Matrix]:
 
 
 def coverage(entries: Sequence[Entry]) -> tuple[float | None, ...]:
-    """Schemas, DC, the share that is right, and, where the model wrote, EC and CR."""
+    """DC, the share that is right, and, where the model wrote, EC and CR."""
     declared = [entry.report.status == "ok" for entry in entries]
     right = [entry.judgement.kind in ("right", "order only") for entry in entries]
     wrote = any(entry.written is not None for entry in entries)
     valid = [bool(entry.written) for entry in entries]
     return (
-        float(len(entries)),
         declared_coverage(declared),
         sum(right) / len(right),
         empirical_coverage(valid) if wrote else None,
@@ -332,12 +332,10 @@ def taken_by_all(board: Board) -> set[str]:
 
 
 def times(entries: Sequence[Entry]) -> tuple[float | None, ...]:
-    """Schemas, and the percentiles of TTFM and TBM in seconds."""
-    taken = [entry.report for entry in entries if entry.report.status == "ok"]
-    first = [report.seconds for report in taken]
-    each = [seconds for report in taken for seconds in report.token_seconds]
+    """The percentiles of TTFM and TBM in seconds."""
+    first = [entry.report.seconds for entry in entries]
+    each = [seconds for entry in entries for seconds in entry.report.token_seconds]
     return (
-        float(len(taken)),
         *(percentile(first, share) for share in SHARES),
         *(percentile(each, share) for share in SHARES),
     )
@@ -353,7 +351,6 @@ def writing(board: Board, name: str) -> tuple[float | None, ...]:
     )
     outputs = [bool(one) for one in valid if one is not None]
     return (
-        float(len(clocks)),
         percentile([clock.compilation for clock in clocks], 0.5),
         percentile([clock.to_first for clock in clocks], 0.5),
         percentile([clock.per_token for clock in clocks if clock.per_token is not None], 0.5),

@@ -293,14 +293,14 @@ def test_every_member_that_a_random_model_writes_was_offered(tiny_llama: CausalM
 
 def test_every_member_that_a_language_model_writes_was_offered(smollm: CausalModel) -> None:
     for seed in range(3):
-        events = decode(smollm, seed=seed, temperature=1.0, max_new_tokens=20)
+        events = decode(smollm, seed=seed, temperature=1.0, max_new_tokens=10)
         check_stream(smollm, events)
         assert check_members(smollm, events) >= 1
 
 
 def test_without_the_monitor_the_model_invents_and_the_watcher_says_so(smollm: CausalModel) -> None:
-    plain = list(run(smollm, "greedy", BUILDER, max_new_tokens=16, raw=True))
-    watched = decode(smollm, trigger="watch", max_new_tokens=16)
+    plain = list(run(smollm, "greedy", BUILDER, max_new_tokens=8, raw=True))
+    watched = decode(smollm, trigger="watch", max_new_tokens=8)
     assert finished(watched).token_ids == finished(plain).token_ids
     last = next(event for event in only(watched, Suggestions) if event.state == "finished")
     name = re.match(r"\w+", finished(watched).text)
@@ -308,7 +308,7 @@ def test_without_the_monitor_the_model_invents_and_the_watcher_says_so(smollm: C
     assert name[0] not in NAMES
     assert (last.count, last.trigger.rpartition(".")[2]) == (0, name[0])
     assert all(mask.blocked_mass < 0.01 for mask in only(watched, Mask))
-    guided = finished(decode(smollm, max_new_tokens=16)).text
+    guided = finished(decode(smollm, max_new_tokens=8)).text
     assert re.match(r"(build|with_ip|with_port)\b", guided)
 
 
@@ -352,7 +352,7 @@ def test_the_same_seed_gives_the_same_events(tiny_llama: CausalModel) -> None:
 
 
 def test_a_chat_template_is_taken_off_the_code(smollm: CausalModel) -> None:
-    chat, raw = decode(smollm, raw=False, max_new_tokens=8), decode(smollm, raw=True, max_new_tokens=8)
+    chat, raw = decode(smollm, raw=False, max_new_tokens=4), decode(smollm, raw=True, max_new_tokens=4)
     assert finished(chat).token_ids == finished(raw).token_ids
     assert any(isinstance(event, Note) and "chat template" in event.text for event in chat)
     assert not any(isinstance(event, Note) for event in raw)

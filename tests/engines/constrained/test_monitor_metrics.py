@@ -71,6 +71,7 @@ def test_identifiers_are_compared_in_order_up_to_the_first_difference() -> None:
     assert score.prefix == pytest.approx(2 / 8)
     assert scores(EXAMPLE, "build().with_ip()").next_identifier == 0
     assert met([], []) == 1
+    assert met(["b", "a"], ["a", "b"]) == 0
     assert met(["a", "b", "c"], ["a", "x", "c"]) == pytest.approx(1 / 3)
 
 

@@ -137,6 +137,12 @@ def test_the_whitespace_policy_reaches_every_engine(
     assert takes(constraint, '{"a":    "x", "b": 12}') == (whitespace == "any")
 
 
+@pytest.mark.parametrize("engine", ["llguidance", "xgrammar"])
+def test_what_a_schema_leaves_open_stays_open(engine: Engine, smollm: CausalModel) -> None:
+    constraint = made(engine, '{"type": "object", "properties": {"a": {"type": "integer"}}}', smollm)
+    assert takes(constraint, '{"a": 1, "other": [2]}')
+
+
 @every_peer
 def test_regular_expressions_are_taken_whole(engine: Engine, smollm: CausalModel) -> None:
     need(engine)
