@@ -49,6 +49,11 @@ RUNS: dict[str, Setup] = {
         params={"constraint": "regex", "grammar": HUNDREDS["grammar"], "n_particles": 24},
         max_new_tokens=8,
     ),
+    "monitor": Setup(method="monitor-guided", prompt="code-member", max_new_tokens=16),
+    "monitor-watch": Setup(
+        method="monitor-guided", prompt="code-member", params={"trigger": "watch"}, max_new_tokens=16
+    ),
+    "extract": Setup(method="exact-extract", prompt="extract-lighthouse", max_new_tokens=16),
     "asap": Setup(method="asap", prompt="number", params=HUNDREDS, max_new_tokens=8),
     "asap-gcd": Setup(method="asap", prompt="number", params=HUNDREDS | {"variant": "gcd"}, max_new_tokens=8),
     "mask-city": Setup(method="grammar-mask", prompt="city-tower", params=CITY, max_new_tokens=12),

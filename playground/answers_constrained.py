@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 
-from engines.events import Choice, Commit, Mask, Particles, Score, Trials
+from engines.events import Choice, Commit, Mask, Particles, Score, Suggestions, Trials
 from playground.answering import Answer, Moment, NoAnswer, answer, count, in_order, last, percent
 from visuals.spelling import plain
 
@@ -153,6 +153,45 @@ def distance_first(moment: Moment) -> Answer:
 def distance_last(moment: Moment) -> Answer:
     """How far the law of the next text would be from it."""
     return percent(_part(_drawn(moment)[-1], "distance after"))
+
+
+# Of an analyser that watches code.
+
+
+@answer
+def offered(moment: Moment) -> Answer:
+    """The names that the analyser gave at the last trigger."""
+    return Answer(", ".join(f"`{one.name}`" for one in _asked(moment).suggestions))
+
+
+@answer
+def offered_count(moment: Moment) -> Answer:
+    """How many these were."""
+    return count(_asked(moment).count)
+
+
+@answer
+def offered_best(moment: Moment) -> Answer:
+    """The one among them that the model finds most probable."""
+    names = _asked(moment).suggestions
+    best = max(names, key=lambda one: one.p or 0.0)
+    return Answer(best.name, tuple(sorted(one.name for one in names)))
+
+
+@answer
+def written_name(moment: Moment) -> Answer:
+    """The name that was written at the first trigger that was finished."""
+    for event in moment.events:
+        if isinstance(event, Suggestions) and event.state == "finished":
+            return Answer(event.trigger.rpartition(".")[2])
+    raise NoAnswer("No name was finished in this run.")
+
+
+def _asked(moment: Moment) -> Suggestions:
+    found = [event for event in moment.events if isinstance(event, Suggestions) and event.state == "asked"]
+    if not found or not found[-1].suggestions:
+        raise NoAnswer("No analyser was asked here.")
+    return found[-1]
 
 
 # Of weighted texts side by side (AWRS).

@@ -438,6 +438,7 @@ def extract_greedily(run: Run, params: Params) -> Iterator[Event]:
     idea="When the answer is a piece of a text that is given, there are few enough pieces to weigh them all, and take "
     "the most probable one for certain.",
     look_at="The map of spans: where the best one is, and where greedy decoding would have gone instead.",
+    shines=("extract-lighthouse",),
     pictures=("span-matrix", "scores", "confidence", "token-stream"),
 )
 def exact_extract(run: Run, params: Params) -> Iterator[Event]:

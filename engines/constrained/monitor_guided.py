@@ -422,6 +422,7 @@ def without_imports(code: str, defined: frozenset[str]) -> str:
     idea="Ask a static analyser at every dot which members exist there, and let the model write no other. It reads all "
     "the files, where the model sees one.",
     look_at="The suggestions: what the model would have invented, and how the names left shrink token by token.",
+    shines=("code-member",),
     pictures=("suggestions", "mask", "token-stream", "filters", "confidence", "budget"),
 )
 def monitor_guided(run: Run, params: Params) -> Iterator[Event]:

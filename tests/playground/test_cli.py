@@ -27,6 +27,7 @@ from playground.transcript import Typewriter, visible
 
 ROOT = Path(__file__).parents[2]
 QUESTION = "What is photosynthesis?"
+PASSAGE = "Text: The mill was built by Ann.\nQuestion: Who built the mill?\nAnswer:"
 SHORT = ["run", "--prompt", QUESTION, "--max-new-tokens", "6"]
 
 
@@ -131,8 +132,9 @@ def test_the_same_seed_gives_the_same_text(command: Command) -> None:
 
 
 def test_every_method_types_the_text_that_it_returns(command: Command) -> None:
-    for method in methods():
-        result = command(*SHORT, "--method", method)
+    for method in set(methods()) - {"schema-arena"}:  # which writes no text
+        asked = ("--prompt", PASSAGE) if method == "exact-extract" else ()
+        result = command(*SHORT, "--method", method, *asked)
         assert result.code == 0, (method, result.err)
         with Store.open() as store:
             assert result.out == f"{store.runs(limit=1)[0].text}\n", method

@@ -47,7 +47,7 @@ def test_the_methods_own_file_comes_first_then_what_it_shares(run: list[Event]) 
     names = [module.rpartition(".")[2] for module in step_of(run, 3, methods()).modules]
     assert names[0] == "token_recycling"
     assert {"loop", "verify", "tree"} < set(names)
-    assert modules_of(methods()["greedy"]) == ("engines.baselines.greedy",)
+    assert modules_of(methods()["greedy"]) == ("engines.baselines.greedy", "engines.sampling")
 
 
 def test_other_code_is_called_other(run: list[Event]) -> None:

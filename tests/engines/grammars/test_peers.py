@@ -13,11 +13,11 @@ import pytest
 
 from engines.grammars import peers, trials
 from engines.grammars.constraint import BadGrammar, Constraint, GrammarLimit
-from engines.grammars.guidance import Whitespace
+from engines.grammars.guidance import Guidance, Whitespace, compile_guidance
 from engines.grammars.peers import ENGINES, Engine, NotInstalled, Peer, compile_with, installed
 from engines.grammars.samples import PERSON
-from engines.grammars.trials import Examiner, Question, examine, feed
-from engines.grammars.vocabulary import has
+from engines.grammars.trials import Examiner, Fed, Question, examine, feed
+from engines.grammars.vocabulary import Bits, has
 from engines.labs.schema_set import is_valid
 from engines.models.causal import CausalModel
 
@@ -106,6 +106,7 @@ def test_mask_allows_and_commit_agree_along_random_texts(engine: Engine, seed: i
         token = rng.choice(plain)
         fresh = constraint.fork()
         assert fresh.allows(token)
+        assert set(vocabulary.ids(fresh.mask())) == allowed, "asking must leave no trace"
         assert constraint.commit(token)
 
 
@@ -215,6 +216,21 @@ def test_an_error_in_the_middle_of_a_text_is_an_error_and_not_an_end(smollm: Cau
     for question in (broken.mask, broken.fork, lambda: broken.commit(65), lambda: broken.accepting):
         with pytest.raises(GrammarLimit, match="broken gave up in the middle of a text: fuel is out"):
             question()
+
+
+class Blind(Guidance):
+    """An engine whose mask forgets a token that its commit takes."""
+
+    def mask(self) -> Bits:
+        return super().mask() & ~self.vocabulary.bits(self.vocabulary.tokenise("7"))
+
+
+def test_both_mask_and_commit_are_asked_and_their_disagreement_is_counted(smollm: CausalModel) -> None:
+    vocabulary = smollm.vocabulary
+    blind = Blind(compile_guidance("regex", "[0-9]", vocabulary)._matcher, vocabulary)
+    assert feed(blind, vocabulary.tokenise("7")) == Fed(False, 0, 1)
+    blind.rollback(1)
+    assert feed(blind, vocabulary.tokenise("8")) == Fed(True)
 
 
 def test_lm_format_enforcer_does_not_swallow_its_errors(smollm: CausalModel, monkeypatch: pytest.MonkeyPatch) -> None:
