@@ -108,7 +108,7 @@ def test_texts_drawn_again_are_counted_without_those_that_came_to_nothing() -> N
         drawn("b", 1, 0.2, 0.1),
         drawn("c", 0, 0.1, 0.1),
     ]
-    run.append(msgspec.structs.replace(run[-2], chosen=True))
+    run += [msgspec.structs.replace(run[-2], chosen=True), commit(1)]
     names = ("draws", "most-drawn", "most-drawn-share", "valid-share", "distance-first", "distance-last")
     assert [value(name, run) for name in names] == ["4", "b", "67 %", "4", "50 %", "10 %"]
 
