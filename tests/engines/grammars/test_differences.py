@@ -114,6 +114,12 @@ def test_an_earlier_end_is_an_end(smollm: CausalModel) -> None:
     assert [(one.place, one.cause, one.allowed_by) for one in found.differences] == [(1, "end of text", "llguidance")]
 
 
+def test_the_place_behind_the_last_token_is_compared_too(smollm: CausalModel) -> None:
+    found = mask_differences(made(smollm, "regex", "[0-9]{1,2}"), made(smollm, "regex", "[0-9]"), "1")
+    assert found.places == 2
+    assert {one.token.text for one in found.differences if one.place == 1} == set("0123456789")
+
+
 def objects(*names: str) -> str:
     return json.dumps(
         {
