@@ -554,6 +554,9 @@ def _body(body: str) -> str:
     return " " + " ".join(_rule(word) for word in body.split()) if body else " (empty)"
 
 
+MOST_THROWS = 30
+
+
 class _TooLate(BaseException):
     """Thrown into a reader that takes too long."""
 
@@ -573,8 +576,12 @@ def _within(seconds: float, work: Callable[[], Made]) -> Made:
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_TooLate))
-        thread.join(1.0)
+        # Thrown again until it is out: where it meets a finaliser or a callback of the collector, Python drops it.
+        for _ in range(MOST_THROWS):
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_TooLate))
+            thread.join(0.1)
+            if not thread.is_alive():
+                break
         raise BadGrammar(f"Reading this took longer than {seconds:g} s, so it was given up. Make it smaller.")
     if raised:
         raise raised[0]

@@ -41,7 +41,13 @@ def test_a_stream_starts_with_its_header_and_ends_with_totals(tiny_llama: Causal
 def test_params_in_the_header_include_the_defaults(tiny_llama: CausalModel) -> None:
     header = decode(tiny_llama, "beam-search", params={"num_beams": 2})[0]
     assert isinstance(header, Started)
-    assert header.params == {"num_beams": 2, "length_penalty": 1.0, "early_stopping": "false"}
+    assert header.params == {
+        "num_beams": 2,
+        "length_penalty": 1.0,
+        "early_stopping": "false",
+        "constraint": "none",
+        "grammar": "",
+    }
 
 
 def test_the_work_happens_while_the_events_are_read(tiny_llama: CausalModel) -> None:

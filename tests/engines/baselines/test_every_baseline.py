@@ -186,4 +186,5 @@ def test_a_card_is_complete(method: str) -> None:
     assert card.lossless == (method == "greedy")
     for setting in card.settings():
         assert setting.help != setting.name.replace("_", " "), f"{setting.name} has no help"
-        assert setting.choices or (setting.low is not None and setting.high is not None), setting.name
+        bounded = setting.low is not None and setting.high is not None
+        assert setting.choices or bounded or setting.editor, setting.name

@@ -11,7 +11,7 @@ import torch
 
 from engines import run
 from engines.errors import NeedNotMet
-from engines.events import Candidates, Commit, Event, Finished, Forward, Mask, Note, committed
+from engines.events import Candidates, Commit, Event, Finished, Forward, Mask, Note, Trials, committed
 from engines.grammars.constraint import BadGrammar
 from engines.grammars.samples import PERSON
 from engines.method import find, methods
@@ -120,7 +120,7 @@ def test_every_method_that_offers_it_keeps_to_the_language(tiny_llama: CausalMod
     for seed in range(3):
         events = list(run(tiny_llama, method, "abc abc abc", params=params, seed=seed, max_new_tokens=20))
         assert re.fullmatch(PLATE, finished(events).text), (method, finished(events).text)
-        assert any(isinstance(event, Mask) for event in events)
+        assert any(isinstance(event, Mask | Trials) for event in events)
 
 
 @pytest.mark.parametrize("method", GUESSING)
