@@ -14,7 +14,6 @@ from engines.events import Event, Score
 from visuals.canvas import axis, drawing, legend, number, text_font
 from visuals.palette import LIGHT, ROLES, SURE
 from visuals.picture import Drawing, Row, picture
-from visuals.reading import has
 from visuals.spelling import plain, safe, visible
 
 MOST_ROWS = 24

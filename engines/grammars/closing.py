@@ -20,7 +20,7 @@ STEP = 0.01
 """Cost of a token; that of a choice is its place in the order tried. Small, or every string is searched through."""
 TRIED = 12
 """Tokens tried at each place."""
-CLOSERS = b'"}])\'>;:,.0123456789 '
+CLOSERS = b"\"}])'>;:,.0123456789 "
 """Bytes that tend to end something, most useful first."""
 
 

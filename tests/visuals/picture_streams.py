@@ -471,7 +471,7 @@ def particles(steps: int = 5, count: int = 4, seed: int = 7) -> list[Event]:
                     estimator="recursive",
                     refused_mass=0.6,
                     exact_mass=None if step % 2 else 0.5,
-                )  # fmt: skip
+                )
             )
         population = tuple(
             Particle(index, rng.randrange(count), rng.choice(WORDS), None if index == 1 else -1.0 * step, "alive")

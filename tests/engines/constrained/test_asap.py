@@ -518,8 +518,8 @@ def test_the_tree_pass_finds_the_probabilities_that_the_walk_finds(tiny_llama: C
 
 
 def test_a_time_limit_ends_the_run_with_what_there_is(tiny_llama: CausalModel) -> None:
-    params = {"samples": 2000, "grammar": "[a-z]{300}"}
-    events = list(run(tiny_llama, "asap", "Go", params=params, max_new_tokens=400, time_limit=0.2))
+    params = {"samples": 2000, "grammar": "[a-z]{450}"}
+    events = list(run(tiny_llama, "asap", "Go", params=params, max_new_tokens=480, time_limit=0.1))
     end = finished(events)
     assert end.reason == "time limit"
     assert end.totals.seconds < 20
