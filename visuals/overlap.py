@@ -29,7 +29,10 @@ def relevant(events: Sequence[Event]) -> bool:
 
 def drawn(step: Step) -> dict[int, Judged]:
     """The tested guesses that were drawn, by id."""
-    return {one.id: one for one in step.verdict.nodes if one.weighed} if step.verdict else {}
+    if step.verdict is None or step.draft is None:
+        return {}
+    guessed = {node.id for node in step.draft.nodes}
+    return {one.id: one for one in step.verdict.nodes if one.weighed and one.id in guessed}
 
 
 def chosen(events: Sequence[Event], node: int | None) -> tuple[Step, Judged] | None:

@@ -43,7 +43,7 @@ def compared(page: Page, server: str) -> Page:
     else:
         opened(page, server)
         choose(page, 2, "sampling")
-        page.click("#contestant-2 summary")
+        page.click("#contestant-2 details.more > summary")
         page.fill("#contestant-2-temperature", "2")
         asked(page, 10, 2)
         page.click("#compare-run")

@@ -53,7 +53,7 @@ def test_a_link_to_a_set_up_fills_the_rail_and_runs_nothing(page: Page, server: 
     expect(page.locator("#method .chosen b")).to_have_text("Sampling")
     expect(page.locator("#prompt textarea")).to_have_value("Name\ntwo birds.")
     expect(page.locator("#set-temperature")).to_have_value("0.6")
-    page.click(".controls summary")
+    page.click(".controls details.more > summary")
     for name, value in {"seed": "41", "max_new_tokens": "9", "stop": "\\n|b"}.items():
         expect(page.locator(f"#set-{name}")).to_have_value(value)
     assert page.inner_text(".scrubber .status") == "recorded"
