@@ -80,7 +80,7 @@ def test_a_file_of_the_wrong_kind_is_refused_with_its_line(sweeping: Page) -> No
 
 
 def test_a_setting_out_of_range_is_answered_in_words(sweeping: Page) -> None:
-    sweeping.locator(".contenders details summary").first.click()
+    sweeping.locator(".contenders details", has_text="Guesses").locator("summary").first.click()
     sweeping.locator(".sweep-field", has_text="Guesses").locator("input").fill("1000")
     sweeping.click("#sweep-start")
     expect(sweeping.locator(".live-sweep-board .message")).to_contain_text("guesses cannot be '1000'")
