@@ -36,20 +36,22 @@ NEVER = float("-inf")
 
 
 ConstraintKind = Literal["none", "json schema", "regex", "grammar", "choices"]
+Constraining = Annotated[ConstraintKind, Meta(description="What the text must keep to")]
+GrammarText = Annotated[
+    str,
+    Meta(
+        max_length=262144,
+        description="The JSON Schema, regular expression or Lark grammar; or one choice per line",
+        extra={"editor": "grammar"},
+    ),
+]
 
 
 class Constrainable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The settings of methods that can hold the text to a language."""
 
-    constraint: Annotated[ConstraintKind, Meta(description="What the text must keep to")] = "none"
-    grammar: Annotated[
-        str,
-        Meta(
-            max_length=262144,
-            description="The JSON Schema, regular expression or Lark grammar; or one choice per line",
-            extra={"editor": "grammar"},
-        ),
-    ] = ""
+    constraint: Constraining = "none"
+    grammar: GrammarText = ""
 
 
 class Sampling(Constrainable, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -48,7 +48,7 @@ from engines.grammars.constraint import DeadEnd
 from engines.grammars.gate import Gate
 from engines.method import Need, Paper, method
 from engines.runner import Run
-from engines.sampling import Constrainable, ConstraintKind, apply_temperature, draw
+from engines.sampling import Constrainable, Constraining, GrammarText, apply_temperature, draw
 
 NEVER = float("-inf")
 KEPT = 256
@@ -72,15 +72,8 @@ class Params(Constrainable, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             description="asap corrects the mask by what was drawn; gcd never does; cars gives up invalid texts, exactly"
         ),
     ] = "asap"
-    constraint: Annotated[ConstraintKind, Meta(description="What the text must keep to")] = "regex"
-    grammar: Annotated[
-        str,
-        Meta(
-            max_length=262144,
-            description="The JSON Schema, regular expression or Lark grammar; or one choice per line",
-            extra={"editor": "grammar"},
-        ),
-    ] = "0{5}|1[01]{4}"
+    constraint: Constraining = "regex"
+    grammar: GrammarText = "0{5}|1[01]{4}"
     temperature: Annotated[
         float, Meta(ge=0.05, le=5, description="The model's own distribution, which all is measured by, is this one")
     ] = 1.0

@@ -35,7 +35,7 @@ from engines.grammars.constraint import Constraint, DeadEnd
 from engines.grammars.gate import Gate
 from engines.method import Paper, method
 from engines.runner import Run
-from engines.sampling import Constrainable, apply_temperature
+from engines.sampling import Constrainable, GrammarText, apply_temperature
 
 PAPER = Paper(
     "Fast Controlled Generation from Language Models with Adaptive Weighted Rejection Sampling",
@@ -64,14 +64,7 @@ class Rejecting(Constrainable, frozen=True, kw_only=True, forbid_unknown_fields=
         Predicate, Meta(description="A condition that a program checks, alone or on top of the constraint")
     ] = "no letter e"
     word: Annotated[str, Meta(max_length=32, description="words spell: the word, such as DECODE")] = "DECODE"
-    grammar: Annotated[
-        str,
-        Meta(
-            max_length=262144,
-            description="The JSON Schema, regular expression or Lark grammar; or one choice per line",
-            extra={"editor": "grammar"},
-        ),
-    ] = MULTIPLES
+    grammar: GrammarText = MULTIPLES
     estimator: Annotated[
         Estimator, Meta(description="How the allowed mass is estimated; auto picks recursive or geometric")
     ] = "auto"
@@ -84,10 +77,6 @@ class Rejecting(Constrainable, frozen=True, kw_only=True, forbid_unknown_fields=
     temperature: Annotated[
         float, Meta(ge=0.05, le=5, description="Part of the distribution that is aimed at; 1 is the model's own")
     ] = 1.0
-
-
-class Params(Rejecting, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
 
 
 def compiled(run: Run, params: Rejecting) -> tuple[Constraint, Compiled]:
@@ -160,7 +149,7 @@ def trials(run: Run, found: Estimate, p: Tensor, condition: Constraint, position
     title="AWRS",
     family="constrained",
     paper=PAPER,
-    params=Params,
+    params=Rejecting,
     idea="Proposes tokens and tests only those, instead of masking the whole vocabulary; the refusals tell how much "
     "probability was allowed.",
     look_at="The dartboard: how few tokens are tested at each step, and what weight the refusals give.",
@@ -168,7 +157,7 @@ def trials(run: Run, found: Estimate, p: Tensor, condition: Constraint, position
     loses=("qa-capital",),
     pictures=("dartboard", "token-stream", "confidence", "budget"),
 )
-def awrs(run: Run, params: Params) -> Iterator[Event]:
+def awrs(run: Run, params: Rejecting) -> Iterator[Event]:
     condition, ready = compiled(run, params)
     yield ready
     log_weight, tests, steps = 0.0, 0, 0

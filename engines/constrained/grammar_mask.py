@@ -30,19 +30,12 @@ from engines.grammars.guidance import Whitespace
 from engines.grammars.samples import PERSON
 from engines.method import Paper, method
 from engines.runner import Run
-from engines.sampling import ConstraintKind, Sampling
+from engines.sampling import Constraining, GrammarText, Sampling
 
 
 class Params(Sampling, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    constraint: Annotated[ConstraintKind, Meta(description="What the text must keep to")] = "json schema"
-    grammar: Annotated[
-        str,
-        Meta(
-            max_length=262144,
-            description="The JSON Schema, regular expression or Lark grammar; or one choice per line",
-            extra={"editor": "grammar"},
-        ),
-    ] = PERSON
+    constraint: Constraining = "json schema"
+    grammar: GrammarText = PERSON
     temperature: Annotated[float, Meta(ge=0, le=5, description="0 takes the most probable allowed token")] = 0.0
     whitespace: Annotated[
         Whitespace, Meta(description="JSON: what may stand between its parts; any can go on for ever")

@@ -9,21 +9,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from constrained_streams import constrained, drawn_again, particles, spans
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from picture_streams import (
     STREAMS,
     beams,
     best_of_n,
-    constrained,
     contrastive,
-    drawn_again,
     greedy,
     lookup,
-    particles,
     recycling,
     sampling,
-    spans,
 )
 
 from engines.events import Event

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from engines.chi_square import fit
-from engines.constrained.awrs import Params, awrs
+from engines.constrained.awrs import Rejecting, awrs
 from engines.errors import BadParameter
 from engines.events import Compiled, Event, Note, Score, Trials
 from engines.grammars.constraint import BadGrammar, DeadEnd
@@ -33,7 +33,7 @@ TOY = {"predicate": "none", "constraint": "choices", "grammar": "\n".join(LANGUA
 
 def on_the_toy(seed: int, **params: Any) -> list[Event]:
     job = toy_run(dead_end_model(), "s", seed=seed, max_new_tokens=8)
-    events = list(awrs(job, msgspec.convert({**TOY, **params}, Params)))
+    events = list(awrs(job, msgspec.convert({**TOY, **params}, Rejecting)))
     assert job.text() in LANGUAGE
     return events
 
@@ -92,7 +92,7 @@ def test_trials_show_what_was_tested_and_the_exact_mass() -> None:
 
 def test_where_nothing_is_allowed_the_run_ends_in_a_dead_end() -> None:
     job = toy_run(dead_end_model(), "s", seed=0, max_new_tokens=8)
-    events = awrs(job, Params(predicate="none", constraint="choices", grammar="zz"))
+    events = awrs(job, Rejecting(predicate="none", constraint="choices", grammar="zz"))
     with pytest.raises(DeadEnd):
         list(events)
     assert not job.output
