@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-from engines.events import Beams, Commit, Event, Forward, from_json
+from engines.events import Beams, Commit, Compiled, Event, Forward, from_json
 from playground.store import Store
 from playground.ui.live import ASSETS
 
@@ -81,7 +81,7 @@ def steps(events: Sequence[Event]) -> list[int]:
     """Where each step ends: `events[:steps(events)[k]]` is the run after k steps; k = 0 shows the header only.
 
     A step ends where something was decided: tokens committed, beams pruned; and where the target reads on without
-    either, as in best-of-n, before its next pass.
+    either, as in best-of-n, before its next pass. A lab that writes no text has a step for everything it compiled.
     """
     if not events:
         return [0]
@@ -96,5 +96,7 @@ def steps(events: Sequence[Event]) -> list[int]:
                 if passes:
                     ends.append(index)
                 passes += 1
+    if len(ends) == 1:
+        ends += [index + 1 for index, event in enumerate(events) if isinstance(event, Compiled)]
     ends[-1] = len(events) if len(ends) > 1 else ends[-1]
     return ends
