@@ -56,6 +56,8 @@ class Need(enum.Flag):
     """The last layer's hidden states can be read."""
     LOGITS = enum.auto()
     """Every token's logit is known, not only those of the most probable ones. Methods that say nothing need this."""
+    GRADIENTS = enum.auto()
+    """Gradients flow through the network, and its inside can be read and changed."""
 
 
 NEED_WORDS = {
@@ -64,6 +66,7 @@ NEED_WORDS = {
     Need.BATCH: "several sequences side by side",
     Need.HIDDEN_STATES: "access to hidden states",
     Need.LOGITS: "the probabilities of all tokens",
+    Need.GRADIENTS: "gradients, which only the float32 weights give",
 }
 
 

@@ -95,8 +95,11 @@ class Run:
         stop: Sequence[str] = (),
         time_limit: float | None = None,
         person: str = "",
+        raw: bool = False,
     ) -> None:
         self.model = model
+        self.raw = raw
+        """Whether the prompt stands as it was written, without a chat template."""
         self.person = person
         """Whose run this is: what a method remembers from run to run, it remembers for this person alone."""
         self.prompt = list(prompt)
@@ -319,7 +322,7 @@ def run(
         raise PromptTooLong(len(prompt_ids) + len(prefix), model.context_length - 1)
     stop = [encodable(text) for text in stop]
     limits = {"max_new_tokens": max_new_tokens, "stop": stop, "time_limit": time_limit}
-    job = Run(model, prompt_ids, seed=seed, person=person, **limits)  # type: ignore[arg-type]
+    job = Run(model, prompt_ids, seed=seed, person=person, raw=raw, **limits)  # type: ignore[arg-type]
     started = Started(
         model=model.name,
         weights=model.weights,

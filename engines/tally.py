@@ -15,7 +15,7 @@ class Tally:
         self.tokens = 0
         """Generated tokens; given ones do not count."""
         self.seconds = 0.0
-        self.passes = {"prompt": 0, "target": 0, "draft": 0}
+        self.passes = {"prompt": 0, "target": 0, "draft": 0, "backward": 0}
         self.tokens_processed = 0
         self.outcomes = {"accepted": 0, "rejected": 0, "untested": 0}
         self.first: float | None = None
@@ -28,7 +28,7 @@ class Tally:
             match event:
                 case Forward(lane=lane, batch=batch, query=query):
                     self.passes[lane] += 1
-                    self.tokens_processed += batch * query
+                    self.tokens_processed += batch * query if lane != "backward" else 0
                 case Verdict(nodes=nodes):
                     for node in nodes:
                         self.outcomes[node.outcome] += 1

@@ -91,7 +91,8 @@ class CausalModel:
     @property
     def has(self) -> Need:
         """What a method may ask of this model."""
-        return self._forward.has | Need.LOGITS
+        whole = self.precision == "float32" and self.network.dtype == torch.float32
+        return self._forward.has | Need.LOGITS | (Need.GRADIENTS if whole else Need.NOTHING)
 
     @property
     def lean(self) -> bool:
