@@ -92,11 +92,14 @@ class Estimate:
         """The maps row by row, then the circuit."""
         direction = self.runs.direction
         for site, scores in self.sites.items():
-            along = "head" if site == "head" else "position"
-            rows = scores.sum(-1) if site == "head" else scores
-            for layer, row in enumerate(rows.tolist()):
+            for layer, row in enumerate(scores.sum(-1).tolist() if site == "head" else scores.tolist()):
                 yield Patch(
-                    site=site, layer=layer, how=self.how, effects=tuple(row), along=along, direction=direction
+                    site=site,
+                    layer=layer,
+                    how=self.how,
+                    effects=tuple(row),
+                    along="head" if site == "head" else "position",
+                    direction=direction,
                 )
         if "head" in self.sites:
             yield self.circuit()
@@ -259,9 +262,7 @@ def edge_matrix(
         stream = base.resid_pre[layer].detach()
         parts = box.anatomy.split(at_projections[layer])
         matrices = box.anatomy.split([weight(module).T for module in block.projections])
-        flowing = torch.cat(
-            [torch.einsum("bthd,whd->hbtw", parts[name], matrices[name]) for name in ("q", "k", "v")]
-        )
+        flowing = torch.cat([torch.einsum("bthd,whd->hbtw", parts[name], matrices[name]) for name in ("q", "k", "v")])
         column(through_norm(box, block.attention_norm, stream, flowing, rules), 2 * layer + 1)
         # Queries have a head each, keys and values may share one: they are told by the first head of their group.
         group = box.heads // parts["k"].shape[2]
@@ -300,8 +301,7 @@ def _norm_input(base: Trace, layer: int, block: object, box: WhiteBox) -> Tensor
 
 
 def _without_graph(trace: Trace) -> Trace:
-    return Trace(
-        trace.logits.detach(),
-        None if trace.embedding is None else trace.embedding.detach(),
-        *([tensor.detach() for tensor in getattr(trace, name)] for name in ("resid_pre", "attn_out", "mlp_out", "head")),
-    )
+    bare = Trace(trace.logits.detach())
+    for name in ("resid_pre", "attn_out", "mlp_out", "head"):
+        setattr(bare, name, [tensor.detach() for tensor in getattr(trace, name)])
+    return bare

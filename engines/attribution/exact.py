@@ -22,7 +22,7 @@ from torch import Tensor
 
 from engines.attribution.estimate import Runs
 from engines.events import Patch, Site
-from engines.models.white_box import Chains, Edit, Edits, WhiteBox
+from engines.models.white_box import Chains, Edit, WhiteBox
 
 MOST_NODES = 1024
 """Tokens in one pass, over all its rows."""
@@ -42,7 +42,7 @@ def maps(box: WhiteBox, runs: Runs, sites: Sequence[Site], order: Sequence[int] 
     for layer in order if order is not None else range(layers + 1):
         entering: list[tuple[Site, int]] = []
         if layer < layers:
-            entering += [(site, layer) for site in ("resid_pre", "attn_out") if site in sites]  # type: ignore[misc]
+            entering += [(site, layer) for site in ("resid_pre", "attn_out") if site in sites]
         if layer and "mlp_out" in sites:
             entering.append(("mlp_out", layer - 1))
         if not entering:
@@ -53,9 +53,7 @@ def maps(box: WhiteBox, runs: Runs, sites: Sequence[Site], order: Sequence[int] 
             for row, values in zip(effects, measured.tolist(), strict=True):
                 row += values
         for (site, of), row in zip(entering, effects, strict=True):
-            yield Patch(
-                site=site, layer=of, how="exact", effects=(0.0,) * first + tuple(row), direction=runs.direction
-            )
+            yield Patch(site=site, layer=of, how="exact", effects=(0.0,) * first + tuple(row), direction=runs.direction)
 
 
 def heads(box: WhiteBox, runs: Runs) -> Iterator[Patch]:

@@ -1,8 +1,8 @@
 """What the inside of a model is asked: why this answer and not that one?
 
-A *contrast* is a pair of prompts of equal length that differ in what decides between an answer and its foil, both single
-tokens: the clean prompt, after which the answer is right, and the corrupted one, after which it is not. Where several
-pairs are asked at once, all prompts are equally long. Measured is
+A *contrast* is a pair of prompts of equal length that differ in what decides between an answer and its foil, both
+single tokens: the clean prompt, after which the answer is right, and the corrupted one, after which it is not. Where
+several pairs are asked at once, all prompts are equally long. Measured is
 
     LD = logit(answer) − logit(foil) after the last token, its mean over the pairs, and
     m  = (LD − LD_corrupted) / (LD_clean − LD_corrupted), which is 1 on clean prompts and 0 on corrupted ones
@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
+import psutil
 import torch
 from msgspec import Meta
 from torch import Tensor
@@ -208,8 +209,8 @@ def own(run: Run, asking: Asking, *, alone: bool = False) -> Question:
     model, clean = run.model, run.sequence
     if len(clean) > LONGEST:
         raise BadQuestion(
-            f"The text is {len(clean):,} tokens long, and its inside is read for at most {LONGEST}. Ask about a shorter "
-            "prompt, or an earlier token."
+            f"The text is {len(clean):,} tokens long, and its inside is read for at most {LONGEST}. Ask about a "
+            "shorter prompt, or an earlier token."
         )
     logits = None if asking.answer and asking.foil else run.next_logits()
     answer = named(model, asking.answer, "answer")
@@ -231,8 +232,9 @@ def own(run: Run, asking: Asking, *, alone: bool = False) -> Question:
         check_lengths(model, clean, corrupted)
     else:
         corrupted = second_choices(run)
-    rows = (torch.tensor([row]) for row in (clean, corrupted))
-    return Question("this prompt", *rows, torch.tensor([answer]), torch.tensor([foil]))
+    return Question(
+        "this prompt", torch.tensor([clean]), torch.tensor([corrupted]), torch.tensor([answer]), torch.tensor([foil])
+    )
 
 
 def check_lengths(model: CausalModel, clean: Sequence[int], corrupted: Sequence[int]) -> None:
@@ -244,7 +246,7 @@ def check_lengths(model: CausalModel, clean: Sequence[int], corrupted: Sequence[
         raise BadQuestion(
             f"The clean prompt has {len(clean)} tokens, the corrupted one {len(corrupted)}: position by position they "
             f"cannot be compared. They part at token {at}, where the {longer} one, which is longer, reads "
-            f"{shown(model.decode(more[at : at + 4]))}. Choose words of as many tokens there, or pad the shorter prompt."
+            f"{shown(model.decode(more[at : at + 4]))}. Choose words of as many tokens there, or pad the shorter one."
         )
     if list(clean) == list(corrupted):
         raise BadQuestion("The corrupted prompt is the clean one. Change the word that decides about the answer.")
@@ -258,6 +260,21 @@ def check_metric(question: Question, clean: Tensor, corrupted: Tensor) -> None:
             f"The corrupted prompt changes the logit difference of answer and foil by only {gap:.2f}, from "
             f"{float(clean.mean()):.2f} to {float(corrupted.mean()):.2f}: there is nothing to explain. Change the word "
             "that decides between the two, or name another foil."
+        )
+
+
+def check_memory(model: CausalModel, question: Question) -> None:
+    """Raises `BadQuestion` when a pass over the question with its graph would not fit the memory that is free."""
+    config = model.network.config.get_text_config(decoder=True)
+    pairs, length = question.clean.shape
+    wide = 14 * config.hidden_size + 5 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
+    scores = 4 * config.num_attention_heads * length
+    needed = 4 * pairs * length * config.num_hidden_layers * (wide + scores)
+    free = torch.cuda.mem_get_info()[0] if model.device.type == "cuda" else psutil.virtual_memory().available
+    if needed > 0.8 * free:
+        raise BadQuestion(
+            f"A backward pass over {pairs} prompts of {length} tokens needs about {needed / 1e9:.1f} GB of memory, and "
+            f"{free / 1e9:.1f} GB are free. Ask about fewer pairs or a shorter prompt."
         )
 
 

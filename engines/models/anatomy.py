@@ -1,4 +1,4 @@
-"""Where things are in a network: its blocks, and in each block the modules that read the residual stream and write to it.
+"""Where things are in a network: its blocks, and in each the modules that read the residual stream and write to it.
 
 Three build plans are known, told apart by the names of the modules: Llama's (also Mistral, Qwen2, Qwen3, and Gemma-2
 and -3, whose blocks normalise once more before they write), GPT-2's and GPT-NeoX's. Of any other network only its

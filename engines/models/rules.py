@@ -1,7 +1,7 @@
 """What a backward pass sees instead of a derivative: the rules of layer-wise relevance propagation.
 
-"RelP: Faithful and Efficient Circuit Discovery via Relevance Patching", Rezaei Jafari et al., arXiv 2508.21258, and, for
-the uniform rule, "AttnLRP", Achtibat et al., arXiv 2402.05602. A rule changes what flows back, never the value:
+"RelP: Faithful and Efficient Circuit Discovery via Relevance Patching", Rezaei Jafari et al., arXiv 2508.21258, and,
+for the uniform rule, "AttnLRP", Achtibat et al., arXiv 2402.05602. A rule changes what flows back, never the value:
 
     ln        y = γ · (x − mean) / std: the standard deviation counts as a constant
     identity  y = f(x): y / x takes the place of f'(x)
@@ -90,7 +90,9 @@ def with_norm_rule(module: nn.Module, rules: Callable[[], Rules]) -> Callable[[T
     return forward
 
 
-def with_identity_rule(activation: Callable[[Tensor], Tensor], rules: Callable[[], Rules]) -> Callable[[Tensor], Tensor]:
+def with_identity_rule(
+    activation: Callable[[Tensor], Tensor], rules: Callable[[], Rules]
+) -> Callable[[Tensor], Tensor]:
     """An activation that keeps to the identity rule when it holds."""
     kind = type(activation).__name__
 

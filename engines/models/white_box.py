@@ -207,9 +207,7 @@ class WhiteBox:
         grads = torch.autograd.grad(value, list(tensors), allow_unused=True)
         batch, query = tensors[0].shape[:2]
         self._count("backward", batch, query, 0, began, start)
-        return [
-            torch.zeros_like(tensor) if grad is None else grad for grad, tensor in zip(grads, tensors, strict=True)
-        ]
+        return [torch.zeros_like(tensor) if grad is None else grad for grad, tensor in zip(grads, tensors, strict=True)]
 
     @torch.no_grad()
     def read_chains(
@@ -320,18 +318,15 @@ class WhiteBox:
         def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if index < self._start:
                 return None
-            name = None if args else next(iter(kwargs))
-            before = args[0] if args else kwargs[name]
+            before = args[0] if args else next(iter(kwargs.values()))
             value = self._at("resid_pre", index, before)
-            if value is before:
-                return None
-            return ((value, *args[1:]), kwargs) if args else (args, {**kwargs, name: value})
+            return None if value is before else _with_first(value, args, kwargs)
 
         return enter
 
     def _hook_blocks(self) -> None:
         for index, block in enumerate(self.anatomy.blocks):
-            block.attention.white_box, block.attention.white_box_layer = _attention(self), index  # type: ignore[assignment]
+            block.attention.white_box, block.attention.white_box_layer = _Way(self), index
             block.attention_writer.register_forward_hook(self._writing("attn_out", index))
             block.mlp_writer.register_forward_hook(self._writing("mlp_out", index))
             block.out.register_forward_pre_hook(self._heads_leaving(index))
@@ -409,7 +404,7 @@ class WhiteBox:
         for module in self._network.modules():
             if type(module).__name__.endswith(("Norm", "LayerNorm")):
                 if (forward := with_norm_rule(module, current)) is not None:
-                    module.forward = forward  # type: ignore[method-assign]
+                    module.forward = forward
                     norms += 1
                 else:
                     unknown = True
@@ -443,8 +438,8 @@ class _Activation(nn.Module):
         return self._function(x)
 
 
-class _attention:
-    """Leads from an attention module to its white box; a plain attribute would make the box part of the network."""
+class _Way:
+    """Leads from an attention module to its white box."""
 
     def __init__(self, box: WhiteBox) -> None:
         self.box = box
@@ -495,10 +490,9 @@ def _pass_on(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
 
 
 def _replacing(stream: Tensor) -> Callable[..., Any]:
-    def replace(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (stream, *args[1:]), kwargs
-        name = next(iter(kwargs))
-        return args, {**kwargs, name: stream}
+    return lambda _, args, kwargs: _with_first(stream, args, kwargs)
 
-    return replace
+
+def _with_first(value: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A call's arguments with another first one, however that was given."""
+    return ((value, *args[1:]), kwargs) if args else (args, kwargs | {next(iter(kwargs)): value})
