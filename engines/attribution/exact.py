@@ -47,12 +47,12 @@ def maps(box: WhiteBox, runs: Runs, sites: Sequence[Site], order: Sequence[int] 
             entering.append(("mlp_out", layer - 1))
         if not entering:
             continue
-        effects: list[list[float]] = [[] for _ in entering]
+        found: list[list[float]] = [[] for _ in entering]
         for roots in batches(first, length, pairs * len(entering)):
             measured = _pass(box, runs, Chains(roots, length), layer, entering)
-            for row, values in zip(effects, measured.tolist(), strict=True):
+            for row, values in zip(found, measured.tolist(), strict=True):
                 row += values
-        for (site, of), row in zip(entering, effects, strict=True):
+        for (site, of), row in zip(entering, found, strict=True):
             yield Patch(site=site, layer=of, how="exact", effects=(0.0,) * first + tuple(row), direction=runs.direction)
 
 
@@ -64,16 +64,14 @@ def heads(box: WhiteBox, runs: Runs) -> Iterator[Patch]:
     span = slice(question.first, length)
     at_once = max(1, MOST_NODES // (pairs * (length - question.first)))
     for layer in range(box.layers):
-        effects: list[float] = []
+        found: list[float] = []
         for start in range(0, box.heads, at_once):
             group = list(range(start, min(box.heads, start + at_once)))
             stream = runs.base.resid_pre[layer][:, span].repeat(len(group), 1, 1)
             edit = _heads_from(runs.other.head[layer][:, span], group)
             hidden = box.read_chains(runs.base, chains, layer, stream, {("head", layer): edit})
-            effects += _effects(box, runs, hidden, len(group))[:, 0].tolist()
-        yield Patch(
-            site="head", layer=layer, how="exact", effects=tuple(effects), along="head", direction=runs.direction
-        )
+            found += effects(box, runs, hidden, len(group))[:, 0].tolist()
+        yield Patch(site="head", layer=layer, how="exact", effects=tuple(found), along="head", direction=runs.direction)
 
 
 def node(box: WhiteBox, runs: Runs, id: str) -> float:
@@ -101,7 +99,7 @@ def node(box: WhiteBox, runs: Runs, id: str) -> float:
         stream = base.resid_pre[layer][:, span]
         edits = {("head", layer): _heads_from(other.head[layer][:, span], [int(unit)])}
     hidden = box.read_chains(base, chains, layer, stream, edits)
-    return float(_effects(box, runs, hidden, 1)[0, 0])
+    return float(effects(box, runs, hidden, 1)[0, 0])
 
 
 @torch.no_grad()
@@ -147,13 +145,13 @@ def _pass(box: WhiteBox, runs: Runs, chains: Chains, layer: int, entering: Seque
             stream[:, starts] += (other.mlp_out[of] - base.mlp_out[of])[:, roots]
         else:
             here = slice(index * pairs, (index + 1) * pairs)
-            edits[site, of] = _written(here, starts, other.attn_out[of][:, roots])
+            edits[site, of] = written(here, starts, other.attn_out[of][:, roots])
         rows.append(stream)
     hidden = box.read_chains(base, chains, layer, torch.cat(rows), edits)
-    return _effects(box, runs, hidden, len(entering))
+    return effects(box, runs, hidden, len(entering))
 
 
-def _effects(box: WhiteBox, runs: Runs, hidden: Tensor, groups: int) -> Tensor:
+def effects(box: WhiteBox, runs: Runs, hidden: Tensor, groups: int) -> Tensor:
     """Effects (groups, chains) from the streams at the chains' ends (groups · pairs, chains, width)."""
     question = runs.question
     candidates = question.candidates.to(hidden.device).repeat(groups, 1)[:, None].expand(-1, hidden.shape[1], -1)
@@ -162,7 +160,7 @@ def _effects(box: WhiteBox, runs: Runs, hidden: Tensor, groups: int) -> Tensor:
     return runs.metric(difference) - runs.at_rest
 
 
-def _written(rows: slice, places: list[int], values: Tensor) -> Edit:
+def written(rows: slice, places: list[int], values: Tensor) -> Edit:
     def edit(value: Tensor) -> Tensor:
         value = value.clone()
         value[rows, places] = values

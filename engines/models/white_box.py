@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -166,6 +166,10 @@ class WhiteBox:
     @property
     def heads(self) -> int:
         return self.anatomy.heads
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The weights, which are the model's own."""
+        return self._network.parameters()
 
     @property
     def sites(self) -> tuple[Site, ...]:
