@@ -13,7 +13,19 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-from engines.events import Beams, Commit, Compiled, Event, Forward, from_json
+from engines.events import (
+    Attribution,
+    Beams,
+    Circuit,
+    Commit,
+    Compiled,
+    Curve,
+    Event,
+    Forward,
+    Lens,
+    Patch,
+    from_json,
+)
 from playground.store import Store
 from playground.ui.live import ASSETS
 
@@ -77,14 +89,27 @@ def read_recording(folder: Path, name: str) -> list[Event]:
     return [from_json(line) for line in data.splitlines() if line.strip()]
 
 
+def _looked_inside(event: Event) -> bool:
+    """Whether a question about the model's inside was answered, in part at least."""
+    match event:
+        case Circuit() | Attribution() | Lens():
+            return True
+        case Patch(how="exact") | Curve(name="completeness"):
+            return True
+    return False
+
+
 def steps(events: Sequence[Event]) -> list[int]:
     """Where each step ends: `events[:steps(events)[k]]` is the run after k steps; k = 0 shows the header only.
 
     A step ends where something was decided: tokens committed, beams pruned; and where the target reads on without
-    either, as in best-of-n, before its next pass. A lab that writes no text has a step for everything it compiled.
+    either, as in best-of-n, before its next pass. A lab that writes no text has a step for everything it compiled, and
+    a look inside the model one for every answer: an estimate, a row that was measured, a better guess.
     """
     if not events:
         return [0]
+    if answers := [index + 1 for index, event in enumerate(events) if _looked_inside(event)]:
+        return [1, *answers[:-1], len(events)]
     ends = [1]
     passes = 0
     for index, event in enumerate(events):
