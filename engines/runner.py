@@ -401,7 +401,7 @@ def _stamped(job: Run, events: Iterator[Event]) -> Iterator[Event]:
             yield event
         reason = (job.finished and job.reason) or "method done"
         if reason == "time limit":
-            note = Note(text="The time limit was reached, so the text ends here.", seq=sequence, time=job.clock.seconds)
+            note = Note(text="The time limit was reached, so it ends here.", seq=sequence, time=job.clock.seconds)
             sequence += 1
             yield note
         tally.seconds = job.clock.seconds

@@ -59,6 +59,11 @@ class StockCache:
         """Makes row i of the batch a copy of row `rows[i]`."""
         if self.length:
             self.cache.reorder_cache(rows)
+            return
+        # What was emptied by a rollback still has the form of its rows.
+        for layer in self.cache.layers:
+            if torch.is_tensor(getattr(layer, "keys", None)) and layer.keys.dim() == 4:
+                layer.keys, layer.values = layer.keys[rows], layer.values[rows]
 
     def copy(self) -> StockCache:
         cache = copy.copy(self.cache)

@@ -183,6 +183,14 @@ def test_a_batch_reads_trees_too(model: CausalModel) -> None:
     close(logits[1, 4], fresh(model, [*PROMPT, 11, 21, 51]))
 
 
+def test_an_emptied_cache_can_be_forked(model: CausalModel) -> None:
+    state = model.start()
+    state.extend([1, 2, 3])
+    state.rollback(3)
+    again = state.fork(2).extend([[4, 5], [6, 7]])
+    assert torch.allclose(again[1], model.start().extend([6, 7]), atol=1e-4)
+
+
 def test_a_cache_outgrows_its_first_allocation_whatever_is_done_to_it(model: CausalModel) -> None:
     ids = [(7 * index) % 250 for index in range(300)]
     state = started(model, ids)

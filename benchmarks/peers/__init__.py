@@ -1,0 +1,1 @@
+"""Comparisons with other implementations, each in an environment of its own."""
