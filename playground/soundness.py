@@ -11,21 +11,26 @@ import math
 from collections.abc import Iterable
 
 from engines.events import (
+    Attribution,
     Beams,
     Candidates,
     Choice,
+    Circuit,
     Commit,
     Compiled,
+    Contrast,
     Curve,
     Draft,
     Event,
     Finished,
     Forward,
     Growth,
+    Lens,
     Mask,
     Match,
     Matrix,
     Particles,
+    Patch,
     Score,
     Started,
     Store,
@@ -39,6 +44,11 @@ FARTHEST = 100_000
 """Positions, lengths and ids are below this; the longest run of ours has some thousand tokens."""
 MOST_NODES = 4096
 MOST_ROWS = 100
+MOST_CONTEXT = 256
+"""Tokens of a prompt that attribution looks into; also heads of a layer."""
+MOST_LAYERS = 1000
+MOST_COMPONENTS, MOST_WAYS = 2000, 5000
+"""Nodes and edges of a circuit."""
 LONGEST = 1e8
 """Seconds."""
 
@@ -131,6 +141,21 @@ class Soundness:
                     all(0 <= one.row < len(rows) and 0 <= one.column < len(columns) for one in marks),
                     "marks a cell that is not there",
                 )
+            case Contrast():
+                _contrast(event)
+            case Patch(layer=layer, effects=effects, how=how):
+                _must(0 <= layer < MOST_LAYERS and len(effects) <= MOST_CONTEXT, "patches a place that is not there")
+                _must(len(how) <= MOST_ROWS, "has a name that is too long")
+                _numbers(effects)
+            case Circuit():
+                _circuit(event)
+            case Attribution():
+                _attribution(event)
+            case Lens(layer=layer, tokens=choices, differences=differences):
+                _must(0 <= layer < MOST_LAYERS and 0 < len(choices) <= MOST_CONTEXT, "reads a layer that is not there")
+                _must(len(differences) in (0, len(choices)), "has unequal rows")
+                _rates(choices)
+                _numbers(differences)
             case Forward(batch=batch, query=query, cached=cached, seconds=seconds, began=began):
                 _must(0 <= began < LONGEST, "has a time that cannot be")
                 _must(0 < batch < FARTHEST and 0 < query < FARTHEST, "has a number that cannot be")
@@ -194,6 +219,51 @@ class Soundness:
         sums, said = self._tally.totals, event.totals
         for name in ("tokens", "accepted", "rejected", "untested"):
             _must(getattr(sums, name) == getattr(said, name), f"counts other {name} than its run has")
+
+
+def _contrast(event: Contrast) -> None:
+    _must(0 < len(event.pairs) <= MOST_ROWS, "asks nothing, or too much")
+    length = len(event.pairs[0].clean)
+    _must(0 < length <= MOST_CONTEXT and 0 <= event.first <= length, "has a prompt that cannot be")
+    _must(max(len(event.task), len(event.metric)) <= MOST_ROWS, "has a name that is too long")
+    _numbers((event.clean, event.corrupted))
+    for pair in event.pairs:
+        _must(len(pair.clean) == length and len(pair.corrupted) in (0, length), "has prompts of unequal length")
+        _numbers((pair.clean_difference, pair.corrupted_difference))
+
+
+def _circuit(event: Circuit) -> None:
+    _must(0 < len(event.nodes) <= MOST_COMPONENTS and len(event.edges) <= MOST_WAYS, "is too large a circuit")
+    _must(len(event.edges) <= event.edge_count < 2**31, "counts fewer edges than it has")
+    _must(max(len(event.how), *(len(node.id) for node in event.nodes)) <= MOST_ROWS, "has a name that is too long")
+    ids = {node.id for node in event.nodes}
+    _must(len(ids) == len(event.nodes), "has a component twice")
+    for node in event.nodes:
+        _must(-1 <= node.layer <= MOST_LAYERS, "has a layer that cannot be")
+        _must(node.unit is None or 0 <= node.unit < MOST_CONTEXT, "has a head that cannot be")
+        _must(len(node.by_position) <= MOST_CONTEXT, "has more positions than there can be")
+        _numbers((node.score, node.exact, *node.by_position))
+    for edge in event.edges:
+        _must(edge.source in ids and edge.target in ids, "joins a component that is not there")
+        _must(edge.source != edge.target, "joins a component to itself")
+    _numbers(edge.score for edge in event.edges)
+
+
+def _attribution(event: Attribution) -> None:
+    length = len(event.context)
+    _must(0 < length <= MOST_CONTEXT and len(event.scores) == length, "scores other tokens than it has")
+    _must(
+        len(event.swaps) <= length and all(0 <= swap.index < length for swap in event.swaps), "swaps what is not there"
+    )
+    _must(all(p is None or 0 <= p <= 1.001 for p in (event.before, event.after)), "has a share that cannot be")
+    _must(0 <= event.settled <= event.probes < FARTHEST and 0 <= event.step < 2**31, "has a number that cannot be")
+    _must(len(event.how) <= MOST_ROWS, "has a name that is too long")
+    _numbers(event.scores)
+
+
+def _numbers(values: Iterable[float | None]) -> None:
+    """Effects and differences may be of either sign, but are of a size that can be drawn."""
+    _must(all(value is None or -FARTHEST < value < FARTHEST for value in values), "has a number that cannot be")
 
 
 def _rates(choices: Iterable[Choice]) -> None:

@@ -15,20 +15,37 @@ from visuals.palette import LIGHT, ROLES, SURE
 from visuals.picture import Drawing, Row, picture
 from visuals.reading import has
 
-LANES = {"prompt": "reading the prompt", "target": "target passes", "draft": "draft passes"}
+LANES = {
+    "prompt": "reading the prompt",
+    "target": "target passes",
+    "draft": "draft passes",
+    "backward": "backward passes",
+}
 OTHER = "other (Python)"
 
 _FILL = {
     "prompt": {"color": SURE[4], "line": {"color": LIGHT["accent"], "width": 1}},
     "target": {"color": LIGHT["accent"], "line": {"color": LIGHT["accent"], "width": 1}},
     "draft": {"color": ROLES["accepted"].bg, "line": {"color": ROLES["accepted"].ink, "width": 1}},
+    # Dots, because no pass of a decoder looks like that.
+    "backward": {
+        "color": ROLES["forced"].bg,
+        "line": {"color": ROLES["forced"].ink, "width": 1},
+        "pattern": {"shape": ".", "fgcolor": ROLES["forced"].edge, "size": 5, "solidity": 0.25},
+    },
     "other": {
         "color": ROLES["undecided"].bg,
         "line": {"color": ROLES["undecided"].edge, "width": 1},
         "pattern": {"shape": "/", "fgcolor": ROLES["undecided"].edge, "size": 6, "solidity": 0.2},
     },
 }
-_INK = {"prompt": LIGHT["ink"], "target": LIGHT["accent-ink"], "draft": ROLES["accepted"].ink, "other": LIGHT["ink"]}
+_INK = {
+    "prompt": LIGHT["ink"],
+    "target": LIGHT["accent-ink"],
+    "draft": ROLES["accepted"].ink,
+    "backward": ROLES["forced"].ink,
+    "other": LIGHT["ink"],
+}
 
 
 def relevant(events: Sequence[Event]) -> bool:
@@ -107,7 +124,8 @@ def draw(events: Sequence[Event]) -> Drawing | None:
     seconds = spent(events)
     total = sum(seconds.values())
     counts = {lane: sum(event.lane == lane for event in done) for lane in LANES}
-    read = sum(event.batch * event.query for event in done)
+    # A backward pass goes back over what was read already.
+    read = sum(event.batch * event.query for event in done if event.lane != "backward")
     longest = max((event.batch * event.query for event in done if event.lane != "prompt"), default=0)
     prompt = max((event.batch * event.query for event in done if event.lane == "prompt"), default=0)
     # A long prompt would flatten everything else: its bars are cut at the top, and the caption says so.
@@ -174,7 +192,11 @@ def _reads(lane: str, done: Sequence[Forward]) -> dict[str, Any]:
         "yaxis": "y2",
         "x": [index for index, _ in mine],
         "y": [event.batch * event.query for _, event in mine],
-        "customdata": [f"{event.batch} × {event.query} tokens, {milliseconds(event.seconds)}" for _, event in mine],
+        "customdata": [
+            f"{'back through ' * (lane == 'backward')}{event.batch} × {event.query} tokens,"
+            f" {milliseconds(event.seconds)}"
+            for _, event in mine
+        ],
         "marker": _FILL[lane],
         "showlegend": False,
         "hovertemplate": "pass %{x}: %{customdata}<extra></extra>",

@@ -40,6 +40,13 @@ LIGHT: dict[str, str] = {
     "undecided-ink": "#575c64",
     "given-bg": "#eae8e1",
     "given-ink": "#55594f",
+    "minus-3": "#8a3a00",
+    "minus-2": "#cf7a36",
+    "minus-1": "#f0cda9",
+    "even": "#efeeea",
+    "plus-1": "#b9d0f5",
+    "plus-2": "#5a8ae0",
+    "plus-3": "#123a9e",
 }
 
 DARK: dict[str, str] = {
@@ -68,6 +75,13 @@ DARK: dict[str, str] = {
     "undecided-ink": "#a9adb5",
     "given-bg": "#2b2b27",
     "given-ink": "#b9b9ae",
+    "minus-3": "#ffb27c",
+    "minus-2": "#a0551c",
+    "minus-1": "#573619",
+    "even": "#2a2d33",
+    "plus-1": "#22385f",
+    "plus-2": "#3a62b8",
+    "plus-3": "#a8c6ff",
 }
 
 
@@ -164,6 +178,18 @@ SURE_BOUNDS: tuple[float, ...] = tuple(bound for bound, _ in _CLASSES)
 
 SURE: tuple[str, ...] = tuple(LIGHT[f"sure-{level}"] for level in range(len(_CLASSES)))
 
+EFFECT: tuple[str, ...] = tuple(
+    LIGHT[name] for name in ("minus-3", "minus-2", "minus-1", "even", "plus-1", "plus-2", "plus-3")
+)
+"""From against to for, with nothing in the middle: the diverging scale. Blue and orange, so that red-green blindness
+does not hide the sign; the middle tone differs from the panel, which means that there is no number."""
+
+EFFECT_SCALE: list[list[float | str]] = [[place / (len(EFFECT) - 1), colour] for place, colour in enumerate(EFFECT)]
+"""`EFFECT` as Plotly's colour scale, for values from -1 to 1."""
+
+EFFECT_BOUNDS: tuple[float, ...] = (0.05, 0.25, 0.6)
+"""From which size on an effect, as a share of the greatest, has the first, second and third tone."""
+
 dark_of: dict[str, str] = {LIGHT[name]: DARK[name] for name in LIGHT}
 """Every colour that a drawing may hold, with its counterpart in the dark theme."""
 
@@ -176,6 +202,17 @@ def sure_level(p: float) -> int:
 def sure_ink(p: float) -> str:
     """The text colour that is readable in the cell of a probability."""
     return LIGHT["accent-ink"] if p >= 0.75 else LIGHT["ink"]
+
+
+def effect_level(share: float) -> int:
+    """The tone of an effect from -1 to 1: an index into `EFFECT`."""
+    size = sum(abs(share) >= bound for bound in EFFECT_BOUNDS)
+    return len(EFFECT_BOUNDS) + (size if share > 0 else -size)
+
+
+def effect_ink(level: int) -> str:
+    """The text colour that is readable on the tone `EFFECT[level]`."""
+    return LIGHT["accent-ink"] if level in (0, len(EFFECT) - 1) else LIGHT["ink"]
 
 
 def css_variables() -> str:

@@ -29,14 +29,22 @@ LATEST = 1e9
 """No run takes longer; a recording from elsewhere may claim so."""
 MODES = {"pre-verify": "pre", "post-verify": "post"}
 """The templates of drafts that are written while the model works, and the short names of their rounds."""
-_ROWS = {"prompt": 1, "target": 1, "draft": 2}
-"""The model's lane and the draft's; row 0 is for the rounds."""
+_ROWS = {"prompt": 1, "target": 1, "backward": 1, "draft": 2}
+"""The model's lane and the draft's; row 0 is for the rounds. Gradients flow back through the model."""
 _HATCHED = {"shape": "/", "fgcolor": ROLES["rejected"].ink, "size": 5, "solidity": 0.35}
 _WAITING = {"shape": "x", "fgcolor": LIGHT["line"], "size": 6, "solidity": 0.2}
 _DOTTED = {"shape": ".", "fgcolor": ROLES["undecided"].edge, "size": 5, "solidity": 0.3}
 FATES: dict[str, tuple[str, dict[str, Any]]] = {
     "prompt": ("prompt", {"color": SURE[4], "line": {"color": LIGHT["accent"], "width": 1}}),
     "target": ("model", {"color": LIGHT["accent"], "line": {"color": LIGHT["panel"], "width": 1}}),
+    "backward": (
+        "backward passes",
+        {
+            "color": ROLES["forced"].bg,
+            "line": {"color": ROLES["forced"].ink, "width": 1},
+            "pattern": {"shape": "\\", "fgcolor": ROLES["forced"].edge, "size": 5, "solidity": 0.3},
+        },
+    ),
     "reading": (
         "draft reads",
         {"color": ROLES["given"].bg, "line": {"color": ROLES["given"].edge, "width": 1}},
@@ -81,6 +89,11 @@ class Bar:
         return self.begin + self.event.seconds
 
 
+def _worker(bar: Bar) -> str:
+    """Who did it: the draft, or the target, which gradients flow back through as well."""
+    return "draft" if bar.event.lane == "draft" else "target"
+
+
 @dataclass(slots=True)
 class Round:
     """The passes until something was committed."""
@@ -90,10 +103,10 @@ class Round:
     gained: int = 0
 
     def of(self, lane: str) -> list[Bar]:
-        return [bar for bar in self.bars if bar.event.lane == lane]
+        return [bar for bar in self.bars if _worker(bar) == lane]
 
     def spent(self, lane: str) -> float:
-        return sum(bar.event.seconds for bar in self.bars if bar.event.lane == lane)
+        return sum(bar.event.seconds for bar in self.of(lane))
 
     @property
     def begin(self) -> float:
@@ -247,11 +260,17 @@ def narrate(events: Sequence[Event]) -> str:
     span = end - begin
     sentences = []
     if span > 0:
-        busy = {lane: sum(bar.event.seconds for bar in work if bar.event.lane == lane) for lane in ("target", "draft")}
+        busy = {"target": 0.0, "draft": 0.0}
+        for bar in work:
+            busy[_worker(bar)] += bar.event.seconds
         sentences.append(
             f"In {milliseconds(span)} of decoding the model was at work for {min(1, busy['target'] / span):.0%} of the"
             f" time, the draft for {min(1, busy['draft'] / span):.0%}."
         )
+    back = [bar.event.seconds for bar in work if bar.event.lane == "backward"]
+    if back:
+        noun = "backward pass" if len(back) == 1 else "backward passes"
+        sentences.append(f"The model's work includes {milliseconds(sum(back))} in {len(back)} {noun}.")
     fates = [bar.fate for bar in work]
     right, vain = fates.count("accepted"), fates.count("wasted")
     drafted = right + vain + fates.count("open")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from functools import cache
 
+from attribution_streams import ATTRIBUTION, hostile_inside
 from constrained_streams import CONSTRAINED
 from stream_parts import HOSTILE, WORDS, choices, finished, stamped, started, token
 
@@ -395,6 +396,7 @@ def hostile() -> list[Event]:
                 value_name="<i>v</i>",
                 marks=(Mark(0, 0, "<i>best</i>"),),
             ),
+            *hostile_inside(bad, HOSTILE[position - 1], position),
             Commit(position=position, step=position, tokens=(Placed(bad, "drafted", raw=0.5),)),
         ]
     events.append(Curve(name="<b>curve</b>", x_name="<x>", y_name="<y>", x=(1.0, 2.0), y=(0.0, float("nan"))))
@@ -414,5 +416,6 @@ STREAMS = {
     "chain": chain,
     "curve": curve,
     **CONSTRAINED,
+    **ATTRIBUTION,
     "hostile": hostile,
 }

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from attribution_streams import circuits, importance, lens
 from constrained_streams import constrained, drawn_again, particles, spans
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -54,6 +55,11 @@ IDS = {
     "span-matrix",
     "syncode-automaton",
     "arena",
+    "patch-maps",
+    "head-map",
+    "circuit-graph",
+    "token-importance",
+    "logit-lens",
 }
 
 every_picture = pytest.mark.parametrize("picture", PICTURES.values(), ids=PICTURES.keys())
@@ -186,6 +192,9 @@ LONG = {
     "drawn again": lambda: drawn_again(500),
     "particles": lambda: particles(100, 16),
     "spans": lambda: spans(60, 30),
+    "circuits": lambda: circuits(30, 9, 20, 3000, 30, (("attribution-patching", 0.1), ("relp", 0.01))),
+    "importance": lambda: importance(100, 256, ("gradient-x-input", "relp", "integrated-gradients")),
+    "lens": lambda: lens(30, 256),
 }
 
 
