@@ -22,14 +22,12 @@ from typing import Any
 
 from engines.events import Circuit, CircuitEdge, CircuitNode, Curve, Event, Token
 from visuals.canvas import SMALL, Points, axis, drawing, label, text_font
+from visuals.circuit_choice import Dot, Line, chosen, merged, strength
 from visuals.inside import known, place_name, place_told, prompt, signed
 from visuals.palette import EFFECT, LIGHT, ROLES
 from visuals.picture import Drawing, Row, picture
 from visuals.spelling import plain, safe
 
-NODE_INFLUENCE, EDGE_INFLUENCE = 0.8, 0.98
-MOST_NODES, MOST_EDGES = 40, 120
-"""Shown when nobody asks for another number."""
 FAR_TOO_MANY, FAR_TOO_MANY_EDGES = 200, 600
 """Never drawn, whoever asks."""
 WIDTHS = ((0.5, 4.5, 0.85), (0.25, 3.2, 0.75), (0.1, 2.2, 0.65), (0.04, 1.4, 0.55), (0.0, 0.8, 0.45))
@@ -51,29 +49,6 @@ _HALO = ", ".join(["0px 0px 2px " + LIGHT["panel"]] * 6)
 
 
 @dataclass(slots=True)
-class Dot:
-    """What is drawn as one node: a component, or several under one name."""
-
-    key: str
-    name: str
-    kind: str
-    score: float
-    members: list[CircuitNode]
-    x: float = 0.0
-    y: float = 0.0
-
-
-@dataclass(slots=True)
-class Line:
-    """What is drawn as one edge: all that one dot says to another."""
-
-    source: str
-    target: str
-    score: float
-    parts: list[CircuitEdge]
-
-
-@dataclass(slots=True)
 class Column:
     """The nodes over one token, side by side where they would lie on each other."""
 
@@ -90,108 +65,6 @@ def latest(events: Sequence[Event]) -> Circuit | None:
 def relevant(events: Sequence[Event]) -> bool:
     """Whether a circuit was found."""
     return latest(events) is not None
-
-
-def chosen(
-    circuit: Circuit,
-    nodes: int | None = None,
-    edges: int | None = None,
-    pinned: Sequence[str] = (),
-    grouped: Mapping[str, Sequence[str]] | None = None,
-) -> tuple[list[CircuitNode], list[CircuitEdge]]:
-    """The components and edges that are shown: exactly those whose faithfulness is worth measuring.
-
-    Args:
-        circuit: all that is known.
-        nodes: how many heads and MLPs to begin with, strongest first; None: as many as hold `NODE_INFLUENCE`.
-        edges: how many edges between them to begin with; None: as many as hold `EDGE_INFLUENCE`.
-        pinned: ids of nodes that stay, however weak and lonely. Unknown ones are passed over.
-        grouped: names of supernodes with the ids of their members, which stay as well.
-
-    Returns:
-        Nodes in the order of the circuit, edges strongest first. Embedding and logits do not count among the `nodes`;
-        they are kept while an edge reaches them. Where the circuit knows no edge at all, nothing is dropped for
-        having none.
-    """
-    stays = {*pinned, *(member for members in (grouped or {}).values() for member in members)}
-    inner = [node for node in circuit.nodes if node.kind in ("head", "mlp")]
-    ends = [node for node in circuit.nodes if node.kind not in ("head", "mlp")]
-    inner.sort(key=lambda node: -_strength(node.score))
-    if nodes is None:
-        weights = [_strength(node.score) for node in inner]
-        nodes = min(_enough(weights, NODE_INFLUENCE), max(0, MOST_NODES - len(ends)))
-    kept = {node.id for node in (*inner[: max(0, nodes)], *ends)}
-    kept |= {node.id for node in inner if node.id in stays}
-    ways = [
-        edge
-        for edge in circuit.edges
-        if edge.source in kept and edge.target in kept and edge.source != edge.target and _strength(edge.score)
-    ]
-    ways.sort(key=lambda edge: -_strength(edge.score))
-    if edges is None:
-        edges = min(_enough([_strength(edge.score) for edge in ways], EDGE_INFLUENCE), MOST_EDGES)
-    ways = ways[: max(0, edges)]
-    if circuit.edges:
-        kept, ways = _pruned(circuit, kept, ways, stays)
-    return [node for node in circuit.nodes if node.id in kept], ways
-
-
-def _strength(score: float) -> float:
-    return abs(known(score) or 0.0)
-
-
-def _enough(weights: Sequence[float], share: float) -> int:
-    """How many of the falling weights it takes for their share of the sum."""
-    due, total = share * math.fsum(weights), 0.0
-    for count, weight in enumerate(weights):
-        if weight <= 0 or total >= due * (1 - 1e-12):
-            return count
-        total += weight
-    return len(weights)
-
-
-def _pruned(
-    circuit: Circuit, kept: set[str], ways: list[CircuitEdge], stays: set[str]
-) -> tuple[set[str], list[CircuitEdge]]:
-    """Drops what is on no way from the embedding to the logits, until nothing changes."""
-    has_input = {node.id for node in circuit.nodes if node.kind == "embedding"} | stays
-    has_output = {node.id for node in circuit.nodes if node.kind == "logits"} | stays
-    while True:
-        into = has_input | {edge.target for edge in ways}
-        out = has_output | {edge.source for edge in ways}
-        left = {id for id in kept if id in into and id in out}
-        if left == kept:
-            return kept, ways
-        kept = left
-        ways = [edge for edge in ways if edge.source in kept and edge.target in kept]
-
-
-def merged(
-    nodes: Sequence[CircuitNode], edges: Sequence[CircuitEdge], grouped: Mapping[str, Sequence[str]] | None = None
-) -> tuple[list[Dot], list[Line]]:
-    """Components under one name as one dot, their scores summed; edges between the same dots as one line."""
-    name_of = {member: name for name, members in (grouped or {}).items() for member in members}
-    dots: dict[str, Dot] = {}
-    where: dict[str, str] = {}
-    for node in nodes:
-        group = name_of.get(node.id)
-        # A name may be that of a component.
-        key = node.id if group is None else f"\n{group}"
-        where[node.id] = key
-        dot = dots.get(key)
-        if dot is None:
-            kind = node.kind if group is None else "group"
-            dot = dots[key] = Dot(key, node.id if group is None else group, kind, 0.0, [])
-        dot.score += known(node.score) or 0.0
-        dot.members.append(node)
-    lines: dict[tuple[str, str], Line] = {}
-    for edge in edges:
-        source, target = where[edge.source], where[edge.target]
-        if source != target:
-            line = lines.setdefault((source, target), Line(source, target, 0.0, []))
-            line.score += known(edge.score) or 0.0
-            line.parts.append(edge)
-    return list(dots.values()), list(lines.values())
 
 
 def curves(events: Sequence[Event]) -> dict[str, list[tuple[float, float]]]:
@@ -256,7 +129,7 @@ def narrate(events: Sequence[Event]) -> str:
         f" {max(circuit.edge_count, len(circuit.edges)):,} edges."
     ]
     if inner:
-        best = sorted(inner, key=lambda node: -_strength(node.score))[:3]
+        best = sorted(inner, key=lambda node: -strength(node.score))[:3]
         said.append(
             "The strongest are " + ", ".join(f"{_plain(node.id)} ({signed(known(node.score))})" for node in best) + "."
         )
@@ -364,7 +237,7 @@ def draw(
 
 def _place(node: CircuitNode) -> int | None:
     """The position at which a node matters most."""
-    values = [_strength(value) for value in node.by_position]
+    values = [strength(value) for value in node.by_position]
     return values.index(max(values)) if any(values) else None
 
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from engines.events import Circuit, CircuitEdge, CircuitNode, Curve, Event
 from visuals import circuit_graph
-from visuals.circuit_graph import chosen, merged
+from visuals.circuit_choice import MOST_EDGES, MOST_NODES, chosen, merged
 from visuals.palette import EFFECT, LIGHT
 
 EMBED, LOGITS = CircuitNode("embed", "embedding", -1, None, 5.0), CircuitNode("logits", "logits", 9, None, 1.0)
@@ -86,13 +86,13 @@ def test_there_is_a_most_of_either_unless_someone_asks_for_more() -> None:
     many = [head(f"a{i % 9}.{i}", 0.1) for i in range(200)]
     found = circuit(many, wired(*many))
     nodes, edges = chosen(found)
-    assert len(nodes) <= circuit_graph.MOST_NODES
-    assert len(edges) <= circuit_graph.MOST_EDGES
+    assert len(nodes) <= MOST_NODES
+    assert len(edges) <= MOST_EDGES
     few = many[:18]
     dense = [*wired(*few), *(edge(one.id, other.id) for one, other in itertools.combinations(few, 2))]
     nodes, edges = chosen(circuit(few, dense))
     assert len(nodes) == 2 + 15
-    assert len(edges) == circuit_graph.MOST_EDGES
+    assert len(edges) == MOST_EDGES
     nodes, edges = chosen(found, 150, 300)
     assert len(nodes) == 152
     assert len(edges) == 300
