@@ -7,6 +7,9 @@ up, or was too slow. The numbers stand in the bars, so nothing is said by colour
 
 Points: the median time until the first mask across, the worst percentile of mask and commit per token upwards, both on
 a logarithmic scale; a point per engine and tier, a symbol and a colour per engine.
+
+Lines, where masks were laid side by side: the place of a text, the text so far with what it goes on with, and below it
+what only one engine allows there, how many tokens and some of them, and why the other does not.
 """
 
 from __future__ import annotations
@@ -18,16 +21,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from engines.events import Compiled, Event
-from visuals.canvas import SMALL, axis, drawing, label, legend, milliseconds, text_font
+from engines.events import Compiled, Event, Matrix, Token
+from visuals.canvas import SMALL, axis, drawing, hidden_axis, label, legend, milliseconds, text_font
 from visuals.palette import LIGHT, ROLES
 from visuals.picture import Drawing, Row, picture
-from visuals.spelling import safe
+from visuals.spelling import plain, safe, visible
 
 MOST_ROWS = 48
 ROW_HIGH = 24
 POINTS_HIGH = 240
 TIME = "seconds per token, p99"
+DIFFERENCES = "mask differences "
+MOST_PLACES = 8
+"""Of a text, where masks differ; first those that show something new."""
+MOST_LINES = 3
+"""For one of them."""
+LINE_HIGH = 17
+LINE_LONG = 56
+"""Characters of a line."""
 
 Look = tuple[str, str, str, str]
 """Role, or none for black; pattern; sign; name."""
@@ -72,6 +83,69 @@ class Group:
         return statistics.median(first for first, _ in taken), max(each for _, each in taken)
 
 
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """What one engine alone allows at one place of a text, for one reason."""
+
+    schema: str
+    place: int
+    before: str
+    goes_on: str
+    engine: str
+    count: int
+    tokens: tuple[str, ...]
+    """Some of them."""
+    cause: str
+    why: str
+
+
+def apart(events: Sequence[Event]) -> list[Apart]:
+    """All that was found where masks were laid side by side, in the order of the text; the commonest cause last."""
+    found: list[Apart] = []
+    for event in events:
+        if not isinstance(event, Matrix) or not event.name.startswith(DIFFERENCES):
+            continue
+        schema, _, place = event.name.removeprefix(DIFFERENCES).rpartition(" ")
+        if not schema or not (place.isascii() and place.isdigit()) or len(place) > 6:
+            continue
+        for column in reversed(range(len(event.columns))):
+            cause, _, why = event.columns[column].partition(": ")
+            for row, engine in enumerate(event.rows):
+                count = event.values[row][column] if row < len(event.values) and column < len(event.values[row]) else 0
+                if count and math.isfinite(count):
+                    tokens = tuple(mark.name for mark in event.marks if (mark.row, mark.column) == (row, column))
+                    found.append(
+                        Apart(
+                            schema,
+                            int(place),
+                            event.row_name,
+                            event.column_name,
+                            engine,
+                            int(count),
+                            tokens,
+                            cause,
+                            why,
+                        )
+                    )
+    return found
+
+
+def telling(found: Sequence[Apart]) -> list[tuple[int, list[Apart]]]:
+    """The places of the last schema that are drawn: those that show something new before the others."""
+    places: dict[int, list[Apart]] = {}
+    for one in found:
+        if one.schema == found[-1].schema:
+            places.setdefault(one.place, []).append(one)
+    seen: set[tuple[str, str]] = set()
+    fresh: dict[int, bool] = {}
+    for place, ones in places.items():
+        kinds = {(one.engine, one.cause) for one in ones}
+        fresh[place] = not kinds <= seen
+        seen |= kinds
+    chosen = sorted(places, key=lambda place: (not fresh[place], place))[:MOST_PLACES]
+    return [(place, places[place]) for place in sorted(chosen)]
+
+
 def relevant(events: Sequence[Event]) -> bool:
     """Whether a schema was put to the test."""
     return any(_class(event) for event in events if isinstance(event, Compiled))
@@ -94,7 +168,7 @@ def _class(event: Compiled) -> str:
 
 
 def table(events: Sequence[Event]) -> list[Row]:
-    """One row per schema and engine."""
+    """One row per schema and engine; then one per engine, cause and place where masks differ."""
     return [
         {
             "tier": group.tier,
@@ -109,9 +183,35 @@ def table(events: Sequence[Event]) -> list[Row]:
             "seconds_per_token_p50": _size(event, "seconds per token, p50"),
             "seconds_per_token_p99": _size(event, TIME),
             "message": event.message,
+            "place": None,
+            "text_so_far": None,
+            "goes_on": None,
+            "tokens_only_here": None,
+            "some_of_them": None,
         }
         for group in groups(events)
         for event, kind in group.verdicts
+    ] + [
+        {
+            "tier": one.schema.partition("/")[0],
+            "schema": one.schema.partition("/")[2],
+            "engine": one.engine.removeprefix("only "),
+            "verdict": one.cause,
+            "invalid_accepted": None,
+            "valid_refused": None,
+            "refused_for_order": None,
+            "mask_and_commit_differ": None,
+            "seconds_to_first_mask": None,
+            "seconds_per_token_p50": None,
+            "seconds_per_token_p99": None,
+            "message": one.why,
+            "place": one.place,
+            "text_so_far": one.before,
+            "goes_on": one.goes_on,
+            "tokens_only_here": one.count,
+            "some_of_them": " ".join(plain(Token(0, token)) for token in one.tokens),
+        }
+        for one in apart(events)
     ]
 
 
@@ -138,6 +238,14 @@ def narrate(events: Sequence[Event]) -> str:
     worst = max(by, key=lambda engine: by[engine]["under"] + by[engine]["both"])
     if lax := by[worst]["under"] + by[worst]["both"]:
         sentences.append(f"{_words(worst)} let invalid texts pass for {lax} {'schema' if lax == 1 else 'schemas'}.")
+    if found := apart(events):
+        own = [one for one in found if one.schema == found[-1].schema]
+        causes = Counter(f"{one.cause} ({one.engine})" for one in own)
+        named = ", ".join(_words(cause) for cause, _ in causes.most_common(3))
+        sentences.append(
+            f"Along a text of {_words(found[-1].schema)} the masks differ at {len({one.place for one in own})} places: "
+            f"{named}."
+        )
     return " ".join(sentences)
 
 
@@ -164,7 +272,11 @@ def draw(events: Sequence[Event]) -> Drawing | None:
     points = [(group, point) for group in found if (point := group.point())]
     bars_high = ROW_HIGH * max(3, len(found))
     gap, below = 78, POINTS_HIGH if points else 0
-    inner = bars_high + (gap + below if points else 0)
+    differing = telling(apart(events)) if apart(events) else []
+    lines = [line for place, ones in differing for line in _lines(place, ones)]
+    words = LINE_HIGH * len(lines)
+    floor = gap + words if lines else 0
+    inner = bars_high + (gap + below if points else 0) + floor
     bars_from = 1 - bars_high / inner
     longest = max(len(group.verdicts) for group in found)
     across = [span for group, point in points for span in point[:1]]
@@ -187,16 +299,79 @@ def draw(events: Sequence[Event]) -> Drawing | None:
     annotations = []
     if points:
         layout["xaxis2"] = axis("until the first mask", anchor="y2", **_decades(across))
-        layout["yaxis2"] = axis("", domain=[0, below / inner], anchor="x2", **_decades(up))
-        annotations.append(label("<b>mask and commit, p99</b>", 0, below / inner, xshift=-50, yshift=8))
+        layout["yaxis2"] = axis("", domain=[floor / inner, (floor + below) / inner], anchor="x2", **_decades(up))
+        annotations.append(label("<b>mask and commit, p99</b>", 0, (floor + below) / inner, xshift=-50, yshift=8))
+    if lines:
+        layout["xaxis3"] = hidden_axis(range=[0, 1], anchor="y3", fixedrange=True)
+        layout["yaxis3"] = hidden_axis(
+            domain=[0, words / inner], range=[len(lines) - 0.5, -0.5], anchor="x3", fixedrange=True
+        )
+        name = safe(apart(events)[-1].schema[:28])
+        annotations.append(label(f"<b>masks side by side</b> · {name}", 0, words / inner, xshift=-50, yshift=4))
     return drawing(
-        [*_bars(found), *_points(points, engines)],
+        [*_bars(found), *_points(points, engines), *_written(lines)],
         height=inner + 130,
-        min_width=340,
+        min_width=520 if lines else 340,
         margin={"t": 84, "l": 8, "r": 14, "b": 46},
         annotations=annotations,
         **layout,
     )
+
+
+Line = tuple[str, str, str]
+"""Role, or none; the words; what hovering says. Harmless."""
+
+
+def _lines(place: int, ones: Sequence[Apart]) -> list[Line]:
+    """A place: the text so far and how it goes on; under it the first few of what only one engine allows."""
+    first = ones[0]
+    goes_on = visible(Token(0, first.goes_on), 12) if first.goes_on else "the end"
+    before = "…" + first.before[-20:] if len(first.before) > 21 else first.before
+    shown = f"{place:>3}  {safe(before)} ▸ {goes_on}" if before else f"{place:>3}  ▸ {goes_on}"
+    found: list[Line] = [("", shown, f"place {place}<br>{safe(first.before[-60:])}")]
+    for one in ones[:MOST_LINES]:
+        head = f"     {one.engine[:20]} {one.count:,} {one.cause[:18]}: "
+        tokens = [visible(Token(0, token), 10) for token in one.tokens]
+        room, kept = LINE_LONG - len(head), []
+        for token in tokens:
+            room -= len(token) + 1
+            if room < 0:
+                break
+            kept.append(token)
+        kept += ["…"] * (one.count > len(kept))
+        hover = [f"{safe(one.engine[:40])}: {one.count:,} tokens", safe(f"{one.cause}: {one.why}"[:120]), *tokens[:8]]
+        found.append(("copied", safe(head) + " ".join(kept), "<br>".join(hover)))
+    if len(ones) > MOST_LINES:
+        more = "<br>".join(safe(f"{one.engine[:30]} {one.count:,}: {one.cause[:30]}") for one in ones[MOST_LINES:][:8])
+        found.append(("", f"     and for {len(ones) - MOST_LINES} more reasons", more))
+    return found
+
+
+def _written(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """Lines of text from the left, a trace per role."""
+    traces = []
+    for role in ("", "copied"):
+        own = [(row, line) for row, line in enumerate(lines) if line[0] == role]
+        if not own:
+            continue
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "text",
+                "x": [0] * len(own),
+                "y": [row for row, _ in own],
+                "xaxis": "x3",
+                "yaxis": "y3",
+                "text": [words.replace(" ", "\u00a0") for _, (_, words, _) in own],
+                "textposition": "middle right",
+                "textfont": text_font(ROLES[role].ink if role else LIGHT["ink"], size=SMALL),
+                "customdata": [hover for _, (_, _, hover) in own],
+                "hovertemplate": "%{customdata}<extra></extra>",
+                "showlegend": False,
+                "cliponaxis": False,
+            }
+        )
+    return traces
 
 
 def _bars(found: Sequence[Group]) -> list[dict[str, Any]]:
@@ -281,6 +456,9 @@ def _decades(values: Sequence[float]) -> dict[str, Any]:
         "range": [low, high],
         "tickvals": [float(f"1e{power}") for power in shown],
         "ticktext": [_power(power) for power in shown],
+        # With its only two labels at its ends, both too wide for them, Plotly hides both and puts the title under
+        # nothing at all, at -Infinity.
+        "ticklabeloverflow": "allow",
     }
 
 

@@ -5,6 +5,7 @@ AWRS needs no mask, only an answer to "may the text go on like this?". So the co
     no letter e     a lipogram: the text never uses one letter
     words spell     word after word begins with the next letter of a given word, and the text ends with the last one
     python          what is written can still become a Python file that parses
+    sql             a SELECT that SQLite can prepare against the shipped tables (`engines.constrained.sql_predicate`)
     json schema and validator
                     JSON by llguidance, of the keywords that it knows; and the whole schema, with `uniqueItems`,
                     `multipleOf`, `not` and the like, by the jsonschema validator on every part that is complete
@@ -31,6 +32,7 @@ from jsonschema.exceptions import _WrappedReferencingError
 from jsonschema.validators import Draft202012Validator
 from referencing import Registry
 
+from engines.constrained.sql_predicate import Sql
 from engines.errors import BadParameter, DecodingError
 from engines.grammars.constraint import BadGrammar, Constraint, Joint
 from engines.grammars.guidance import schema_to_enforce
@@ -41,7 +43,7 @@ from engines.sampling import ConstraintKind
 if TYPE_CHECKING:
     from engines.models.causal import CausalModel
 
-Predicate = Literal["none", "no letter e", "words spell", "python", "json schema and validator"]
+Predicate = Literal["none", "no letter e", "words spell", "python", "sql", "json schema and validator"]
 
 
 class NoMask(DecodingError):
@@ -172,7 +174,7 @@ class WithoutLetter:
         return bool(text.strip()) and self.begins(text)
 
 
-_NO_E = WithoutLetter()
+_NO_E, _SQL = WithoutLetter(), Sql()
 
 
 class WordsSpell:
@@ -498,6 +500,8 @@ def checker_for(predicate: Predicate, word: str, kind: ConstraintKind, grammar: 
             parts.append(Checked(WordsSpell(word), vocabulary))
         case "python":
             parts.append(Checked(ParsesAsPython(), vocabulary))
+        case "sql":
+            parts.append(Checked(_SQL, vocabulary))
         case "json schema and validator":
             schema = _schema(grammar)
             parts.append(constraint_for("json schema", json.dumps(simplified(schema)), model))

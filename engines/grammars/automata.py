@@ -5,6 +5,9 @@
     3. make it deterministic by the subset construction, within limits on states and time
     4. keep only live states, from which a match can be reached, and merge equal ones
 
+Counters in counters are one counter where they leave no gap, `(a{1,9}){1,9}` is `a{1,81}`; and one that ends beyond
+`LONGEST_TEXT` does not end, for no run gets there. So `((a{1,100}){1,100}){1,100}` has two states, not a million.
+
 A match is found in time proportional to the text whatever the expression, `(a+)+b` included. `\\w`, `\\d` and `\\s`
 mean ASCII; look-around, anchors and back-references describe no automaton and are refused.
 
@@ -39,6 +42,8 @@ MOST_PARTS = 60_000
 """States of the nondeterministic automaton."""
 SECONDS = 2.0
 """Of computing, so that a busy machine refuses nothing that a quiet one takes."""
+LONGEST_TEXT = 1_000_000
+"""Characters; more than any run writes."""
 LAST_CHARACTER = 0x10FFFF
 SURROGATES = (0xD800, 0xDFFF)
 CATEGORIES = {
@@ -320,6 +325,7 @@ class _Parts:
                 raise BadGrammar(f"/{_brief(self.expression)}/ uses {reason}.")
 
     def _repeated(self, least: int, most: int, inner: Any, start: int, flags: int) -> int:
+        least, most, inner = collapsed(least, most, inner)
         for _ in range(least):
             start = self.add("SUBPATTERN", (None, 0, 0, inner), start, flags)
         # Ends of their own, so that what is added to a loop later cannot be reached from inside.
@@ -361,6 +367,27 @@ class _Parts:
                     parts.add(part)
                     todo.append(part)
         return frozenset(parts)
+
+
+def collapsed(least: int, most: int, inner: Any) -> tuple[int, int, Any]:
+    """A counter of a counter as one counter, and no upper end where that lies beyond every text."""
+    endless = int(_parser.MAXREPEAT)
+    while len(inner) == 1:
+        operation, argument = inner[0]
+        if str(operation) == "SUBPATTERN" and not argument[1] and not argument[2]:
+            inner = argument[3]
+            continue
+        if str(operation) not in ("MAX_REPEAT", "MIN_REPEAT"):
+            break
+        few, many, part = int(argument[0]), int(argument[1]), argument[2]
+        # Each round adds few to many; the next must begin where this one ends, or before.
+        if least * many < (least + 1) * few - 1 and most > least:
+            break
+        least, inner = least * few, part
+        most = 0 if not most * many else endless if endless in (most, many) else most * many
+    if most * max(1, inner.getwidth()[0]) >= LONGEST_TEXT and inner.getwidth()[0]:
+        most = endless
+    return least, most, inner
 
 
 def utf8_ranges(low: int, high: int) -> Iterator[list[tuple[int, int]]]:

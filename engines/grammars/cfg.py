@@ -223,10 +223,7 @@ class Grammar:
 
         Raises `BadGrammar` when nothing is left.
         """
-        missing = np.ones(256, dtype=np.bool_)
-        for id in vocabulary.text_ids.tolist():
-            missing[np.frombuffer(vocabulary.bytes_of[id], dtype=np.uint8)] = False
-        terminals = {name: dfa.without(missing) for name, dfa in self.terminals.items()}
+        terminals = {name: dfa.without(vocabulary.missing) for name, dfa in self.terminals.items()}
         left = Grammar(self.start, self.rules, terminals, self.ignored, self.labels, self.text)
         if left.start not in left.productive:
             lost = [self.label(name) for name in self.terminals if left.terminals[name].empty]

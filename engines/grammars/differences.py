@@ -12,11 +12,10 @@ laid side by side show it: along one text, every token that only one of them all
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import msgspec
-import numpy as np
 
 from engines.events import Token
 from engines.grammars.constraint import Constraint
@@ -38,22 +37,24 @@ Cause = Literal[
     "value",
     "unspeakable",
 ]
-"""Why one side allows a token and the other does not:
+"""Why one side allows a token and the other does not."""
 
-special token      it spells nothing; no text may hold it
-end of text        one side takes the text for complete
-DEL character      7F, which JSON allows in strings
-control character  80 to 9F, as UTF-8, which JSON allows in strings, or one below 20, which it does not
-forced cut         the bytes are allowed but not this cut of them: the side shows the usual token alone
-whitespace         between the parts of JSON
-property order     another property, or the end of the object, at the place of a name
-escape             a backslash in a string, or what follows it
-not UTF-8          bytes that are no character
-characters         other characters in a string, or its end
-number             digits, sign, fraction, exponent
-value              another value, or another sign of punctuation
-unspeakable        the vocabulary lacks a token for one of the bytes, so nobody can be asked
-"""
+WHY: dict[Cause, str] = {
+    "special token": "it spells nothing, so no text may hold it",
+    "end of text": "one side takes the text for complete",
+    "DEL character": "the byte 7F, which JSON allows in strings, and which one side refuses",
+    "control character": "80 to 9F, as UTF-8, which JSON allows in strings, or one below 20, which it does not",
+    "forced cut": "the bytes are allowed, but not this cut of them: one side shows the usual token alone",
+    "whitespace": "between the parts of JSON one side allows more of it",
+    "property order": "another property, or the end of the object, at the place of a name: one side fixes the order",
+    "escape": "a backslash in a string, or what follows it",
+    "not UTF-8": "bytes that are no character",
+    "characters": "other characters in a string, or its end",
+    "number": "digits, sign, fraction or exponent",
+    "value": "another value, or another sign of punctuation",
+    "unspeakable": "the vocabulary lacks a token for one of the bytes, so nobody can be asked",
+}
+"""The same in words."""
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -83,8 +84,21 @@ class Comparison(msgspec.Struct, frozen=True):
         return dict(Counter(difference.cause for difference in self.differences))
 
 
-def mask_differences(a: Constraint, b: Constraint, text: str | Sequence[int]) -> Comparison:
-    """Walks one text with two constraints and explains every token on which they differ.
+class Parting(msgspec.Struct, frozen=True):
+    """Two masks at one place of a text."""
+
+    place: int
+    before: str
+    """The text so far."""
+    token: Token | None
+    """How it goes on; None behind its end."""
+    differences: tuple[Difference, ...]
+    stopped: str = ""
+    """Who refused `token`, so that there is no going on."""
+
+
+def partings(a: Constraint, b: Constraint, text: str | Sequence[int]) -> Iterator[Parting]:
+    """Walks one text with two constraints and explains every token on which they differ, place by place.
 
     Neither constraint is moved. Foreign engines are asked for their masks before our rules are applied to them.
 
@@ -95,51 +109,80 @@ def mask_differences(a: Constraint, b: Constraint, text: str | Sequence[int]) ->
     vocabulary = a.vocabulary
     tokens = vocabulary.tokenise(text) if isinstance(text, str) else list(text)
     single = {piece[0]: id for id in vocabulary.text_ids.tolist() if len(piece := vocabulary.bytes_of[id]) == 1}
-    found: list[Difference] = []
     for place in range(len(tokens) + 1):
         before = vocabulary.decode(tokens[:place])
         told = (_told(a), _told(b))
+        found: list[Difference] = []
         for bits, by, other in ((told[0] & ~told[1], a, b), (told[1] & ~told[0], b, a)):
-            for token in np.flatnonzero(vocabulary.flags(bits)).tolist():
-                cause, reading = _cause(token, other, before, single)
+            reader = _Reader(other, single)
+            # In the order of their bytes neighbours begin alike, and are read together.
+            for token in sorted(vocabulary.ids(bits), key=vocabulary.bytes_of.__getitem__):
+                cause, reading = _cause(token, reader, before)
                 found.append(Difference(place, vocabulary.spell(token), by.engine, cause, reading))
+        stopped = ""
         if place < len(tokens):
             taken = [side.commit(tokens[place]) for side in (a, b)]
-            if not all(taken):
-                who = " and ".join(side.engine for side, took in zip((a, b), taken, strict=True) if not took)
-                return Comparison(tuple(found), place + 1, who)
-    return Comparison(tuple(found), len(tokens) + 1)
+            stopped = " and ".join(side.engine for side, took in zip((a, b), taken, strict=True) if not took)
+        goes_on = vocabulary.spell(tokens[place]) if place < len(tokens) else None
+        yield Parting(place, before.decode("utf-8", "replace"), goes_on, tuple(found), stopped)
+        if stopped:
+            return
+
+
+def mask_differences(a: Constraint, b: Constraint, text: str | Sequence[int]) -> Comparison:
+    """All that `partings` finds along a text."""
+    places = list(partings(a, b, text))
+    return Comparison(tuple(one for place in places for one in place.differences), len(places), places[-1].stopped)
 
 
 def _told(constraint: Constraint) -> Bits:
     return constraint.told() if isinstance(constraint, Peer) else constraint.mask()
 
 
-def _cause(token: int, other: Constraint, before: bytes, single: dict[int, int]) -> tuple[Cause, int]:
-    """Why `other` refuses a token, and at which of its bytes it stops."""
-    vocabulary = other.vocabulary
+class _Reader:
+    """Lets a constraint read tokens byte by byte; what two of them begin with in common is read once."""
+
+    def __init__(self, constraint: Constraint, single: dict[int, int]) -> None:
+        self.vocabulary, self._single = constraint.vocabulary, single
+        self._read = b""
+        self._path: list[Constraint | None] = [constraint]
+        """Where it stands after each byte of `_read`; None from the byte on that it refused."""
+
+    def reads(self, piece: bytes) -> int | None:
+        """How many bytes it takes one by one; None when there is no token for the next one."""
+        pairs = enumerate(zip(self._read, piece, strict=False))
+        same = next((place for place, (one, other) in pairs if one != other), min(len(self._read), len(piece)))
+        del self._path[same + 1 :]
+        self._read = piece
+        for place, byte in enumerate(piece):
+            here = self._path[place]
+            assert here is not None
+            if place + 1 == len(self._path):
+                if byte not in self._single:
+                    self._read = piece[:place]
+                    return None
+                there = here.fork()
+                self._path.append(there if there.commit(self._single[byte]) else None)
+            if self._path[place + 1] is None:
+                self._read = piece[: place + 1]
+                return place
+        return len(piece)
+
+
+def _cause(token: int, reader: _Reader, before: bytes) -> tuple[Cause, int]:
+    """Why the other side refuses a token, and at which of its bytes it stops."""
+    vocabulary = reader.vocabulary
     if token in vocabulary.ends:
         return "end of text", -1
     if token in vocabulary.special:
         return "special token", -1
     piece = vocabulary.bytes_of[token]
-    reading = _reads(other, piece, single)
+    reading = reader.reads(piece)
     if reading is None:
         return ("DEL character", piece.index(0x7F)) if 0x7F in piece else ("unspeakable", -1)
     if reading == len(piece):
         return "forced cut", reading
     return _named(piece, reading, before + piece[:reading]), reading
-
-
-def _reads(constraint: Constraint, piece: bytes, single: dict[int, int]) -> int | None:
-    """How many bytes of a token a constraint takes one by one; None when there is no token for the next one."""
-    trial = constraint.fork()
-    for place, byte in enumerate(piece):
-        if byte not in single:
-            return None
-        if not trial.commit(single[byte]):
-            return place
-    return len(piece)
 
 
 def _named(piece: bytes, reading: int, before: bytes) -> Cause:

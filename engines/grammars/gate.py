@@ -85,8 +85,15 @@ class Gate:
         return torch.from_numpy(constraint.vocabulary.flags(bits))
 
     def filtered(self, logits: Tensor, output: Sequence[int]) -> Tensor:
-        """Logits (..., vocabulary) with what may not follow `output` at -inf."""
-        return logits.masked_fill(~self.allowed(output).to(logits.device), float("-inf"))
+        """Logits (..., vocabulary) with what may not follow `output` at -inf.
+
+        Raises `DeadEnd` too when no allowed token has a number that one could choose it by: all are impossible, or
+        not numbers at all.
+        """
+        kept = logits.masked_fill(~self.allowed(output).to(logits.device), float("-inf"))
+        if not kept.amax(-1).isfinite().all():
+            raise DeadEnd
+        return kept
 
     def twin(self) -> Gate:
         """A gate at the same place that keeps no record, e.g. for a draft."""

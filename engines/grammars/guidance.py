@@ -24,6 +24,7 @@ from llguidance import LLMatcher, LLTokenizer
 from llguidance._lib import LLParserLimits, regex_to_lark
 
 from engines.grammars.constraint import BadGrammar, GrammarLimit
+from engines.grammars.endless import no_text_ends
 from engines.grammars.view import what_may_follow
 from engines.grammars.vocabulary import Bits, Vocabulary
 
@@ -114,6 +115,11 @@ class Guidance:
 
     def _complain(self) -> None:
         if self._matcher.is_error():
+            if "NoExtensionBias" in self._matcher.get_error():
+                raise GrammarLimit(
+                    "The text cannot go on: the grammar needs a byte here that no token of this model has. Change that "
+                    "place of the grammar, or try another model."
+                )
             raise GrammarLimit(
                 f"llguidance gave up on this grammar: {_first_line(self._matcher.get_error())}. "
                 "A simpler grammar may do; counted repetitions and large alternatives cost most."
@@ -172,6 +178,10 @@ def compile_guidance(
         raise BadGrammar(f"This has {len(text):,} characters; at most {MOST_CHARACTERS:,} are read.")
     if not text.strip("\r\n"):
         raise BadGrammar("There is nothing here yet. Write one, or choose one from the gallery.")
+    if half := re.search(r"[\ud800-\udfff]", text):
+        line = text.count("\n", 0, half.start()) + 1
+        column = half.start() - text.rfind("\n", 0, half.start())
+        raise BadGrammar("Half of a character stands here, which no text can hold. Delete it.", line, column)
     match kind:
         case "json schema":
             lark = "start: %json " + json.dumps(schema_to_enforce(text, whitespace))
@@ -181,6 +191,8 @@ def compile_guidance(
             choices = list(dict.fromkeys(line for line in text.splitlines() if line.strip()))
             if not choices:
                 raise BadGrammar("There is nothing here yet. Write one answer per line.")
+            for choice in choices:
+                _spellable(choice, vocabulary)
             lark = "start: " + "\n  | ".join(json.dumps(choice, ensure_ascii=False) for choice in choices)
         case "grammar":
             lark = text
@@ -195,7 +207,28 @@ def compile_guidance(
         raise BadGrammar(
             "No text fits this, or none that this model's tokens can spell. Loosen it, or try another model."
         )
+    if kind == "grammar" and no_text_ends(text, vocabulary):
+        raise BadGrammar(
+            "The rule start derives no finite text that this model's tokens can spell: every way through it goes on "
+            "for ever, or needs a byte that no token has. Give it an alternative that ends.",
+            *place_of("start", text),
+        )
     return guidance
+
+
+def place_of(rule: str, text: str) -> tuple[int, int]:
+    """Line and column at which a rule is defined; 0, 0 if nowhere."""
+    found = re.search(rf"^[?!]*({re.escape(rule)})\b", text, re.MULTILINE)
+    return (text.count("\n", 0, found.start()) + 1, 1 + found.start(1) - found.start()) if found else (0, 0)
+
+
+def _spellable(choice: str, vocabulary: Vocabulary) -> None:
+    lost = [byte for byte in choice.encode("utf-8") if vocabulary.missing[byte]]
+    if lost:
+        raise BadGrammar(
+            f"This model's tokens cannot spell the choice {choice[:40]!r}: none of them has the byte {lost[0]:02X}. "
+            "Leave it out, or try another model."
+        )
 
 
 def _within_time(lark: str, vocabulary: Vocabulary, kind: Kind, forcing: bool) -> LLMatcher:
@@ -273,14 +306,23 @@ def explained(message: str, kind: Kind, lines_before: int) -> BadGrammar:
         return BadGrammar(
             f"The engine cannot enforce: {names}. Leave it out, or run AWRS, which checks whole texts with a validator."
         )
+    if kind == "grammar" and (special := re.match(r'(?i)unknown special token: "(.{1,40}?)"', plain)):
+        return BadGrammar(
+            f"{special[1]} is a special token, which is no text, so no grammar can ask for it. Put it in quotes to "
+            "mean its letters.",
+            max(0, line),
+            column,
+        )
+    reason = re.search(r"^error: (.*)$", message, re.MULTILINE)
     if kind == "regex":
-        reason = re.search(r"^error: (.*)$", message, re.MULTILINE)
         caret = re.search(r"^    (\s*)\^", message, re.MULTILINE)
         plain = reason[1] if reason else plain
         line, column = 1, len(caret[1]) + 1 if caret else 1
     elif kind != "grammar":
         line = column = 0
-        plain = plain.removeprefix("failed to compile JSON schema: ")
+        plain = reason[1] if reason else plain.removeprefix("failed to compile JSON schema: ")
+    elif reason:
+        plain = reason[1]
     elif token := re.match(r"Expected token (.*), found (.*?) \(at ", plain):
         plain = f"Expected {token[1]}, found {token[2]}"
     return BadGrammar(plain[:1].upper() + plain[1:240].rstrip(".") + ".", max(0, line), column)

@@ -21,6 +21,9 @@ from engines.models.spelling import Spelling
 Bits = NDArray[np.uint8]
 """A set of tokens, one bit each: token i is bit i % 8 of byte i // 8. Shape (⌈vocabulary / 8⌉,)."""
 
+MARK = "\x02"
+"""A character that no tokenizer joins with others."""
+
 
 class Vocabulary:
     """The tokens of one model.
@@ -60,6 +63,13 @@ class Vocabulary:
     def first_bytes(self) -> NDArray[np.int16]:
         """The first byte of every id, -1 where it spells nothing, (vocabulary,)."""
         return np.array([piece[0] if piece else -1 for piece in self.bytes_of], dtype=np.int16)
+
+    @cached_property
+    def missing(self) -> NDArray[np.bool_]:
+        """Which bytes no token has, neither alone nor among others, (256,)."""
+        missing = np.ones(256, dtype=np.bool_)
+        missing[np.frombuffer(b"".join(self.bytes_of[id] for id in self.text_ids.tolist()), dtype=np.uint8)] = False
+        return missing
 
     @cached_property
     def plain_bits(self) -> Bits:
@@ -111,7 +121,7 @@ def read_vocabulary(
     guide: it names three of the embedded model's seventeen.
     """
     special = {id for id, added in tokenizer.added_tokens_decoder.items() if added.special}
-    special |= set(range(len(tokenizer), size))
+    special |= set(range(len(tokenizer), size)) | set(tokenizer.all_special_ids)
 
     def piece(id: int) -> bytes:
         if id in special:
@@ -119,8 +129,17 @@ def read_vocabulary(
         token = spelling.token(id)
         return bytes.fromhex(token.hex) if token.hex else token.text.encode("utf-8")
 
-    def tokenise(text: str) -> list[int]:
+    def cut(text: str) -> list[int]:
         ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return [id for id in ids if id not in special]
+
+    def tokenise(text: str) -> list[int]:
+        ids = cut(text)
+        if b"".join(map(piece, ids)) == text.encode("utf-8", "replace"):
+            return ids
+        # SentencePiece puts a space before every text, and none between a mark and what follows it.
+        head, marked = cut(MARK), cut(MARK + text)
+        tail = marked[len(head) :]
+        return tail if marked[: len(head)] == head and b"".join(map(piece, tail)) == text.encode() else ids
 
     return Vocabulary([piece(id) for id in range(size)], special, ends, tokenise, spelling.token)

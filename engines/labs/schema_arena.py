@@ -12,6 +12,9 @@ arXiv 2501.10868. This is no decoder: it puts engines to the test.
        tokens, on every engine's own schemas and on those that all engines took: who refuses the hard ones looks fast
     5. with `write`, the model writes an instance per schema with every engine and without any, greedily, and the
        referee says whether it is valid
+    6. with `differences`, the masks of two engines are laid side by side along a valid text of one schema: the tokens
+       that only one of them allows at each place, and why the other does not. That finds what finished texts cannot
+       show, an engine that forbids too much
 
 Measures over n schemas: declared coverage DC = mean(compiles); empirical coverage EC = mean(the written text is valid);
 compliance rate CR = mean(valid | compiles), so that EC = CR · DC. True coverage, the share of schemas whose compiled
@@ -25,16 +28,18 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import msgspec
 from msgspec import Meta
 
-from engines.events import Compiled, Event, Matrix, Note, Score
+from engines.events import Compiled, Event, Mark, Matrix, Note, Score, Token
 from engines.grammars.constraint import BadGrammar, DeadEnd, GrammarLimit
+from engines.grammars.differences import WHY, Cause, Parting, partings
 from engines.grammars.gate import Gate
 from engines.grammars.guidance import Whitespace
 from engines.grammars.peers import ENGINES, WHITESPACE, Engine, compile_with, installed
@@ -48,16 +53,22 @@ from engines.labs.schema_set import (
     compliance_rate,
     declared_coverage,
     empirical_coverage,
+    in_schema_order,
     is_valid,
     judged,
     percentile,
     samples,
+    serialised,
     texts_of,
 )
 from engines.method import Paper, method
 from engines.runner import Run
 
 ALONE = "no constraint"
+DIFFERENCES = "mask differences"
+"""What the name of a matrix of them begins with; behind it the schema and the place."""
+SHOWN_TEXT = 400
+"""Characters of the text so far."""
 SHARES = (0.5, 0.9, 0.99)
 
 Contestants = Literal["llguidance", "llguidance + xgrammar", "all installed"]
@@ -87,6 +98,15 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         "one space"
     )
     schemas: Annotated[int, Meta(ge=1, le=6, description="At most so many schemas of every tier")] = 6
+    differences: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=6,
+            description="Also lay the masks of two engines side by side, token by token, along a text of this schema "
+            "of the tier; 0: of none",
+        ),
+    ] = 0
     write: Annotated[
         bool, Meta(description="Also let the model write a text per schema with each engine, and validate it")
     ] = False
@@ -147,6 +167,8 @@ def schema_arena(run: Run, params: Params) -> Iterator[Event]:
                 yield compiled(engine, entry)
                 if params.write and entry.report.status == "ok" and not run.finished:
                     yield from write(run, params, board, engine, entry)
+            if sample in compared(params) and not run.finished:
+                yield from part(run, params, board, sample)
             if params.write and not run.finished:
                 yield from write(run, params, board, None, Entry(sample, Report("ok"), Judgement("right")))
     yield from tables(board)
@@ -157,6 +179,13 @@ def chosen(params: Params) -> list[Sample]:
     """The schemas of a run."""
     tiers = TIERS if params.tier == "all" else (params.tier,)
     return [sample for tier in tiers for sample in [one for one in samples() if one.tier == tier][: params.schemas]]
+
+
+def compared(params: Params) -> list[Sample]:
+    """The schemas of a run, one of every tier at most, along which masks are laid side by side."""
+    tiers = [[sample for sample in chosen(params) if sample.tier == tier] for tier in TIERS]
+    place = params.differences
+    return [samples[place - 1] for samples in tiers if 0 < place <= len(samples)]
 
 
 def put_to_the_test(run: Run, engine: Engine, sample: Sample, whitespace: Whitespace, examiner: Examiner) -> Entry:
@@ -198,6 +227,85 @@ def compiled(engine: Engine, entry: Entry) -> Compiled:
         message=judgement.message,
         sizes=sizes,
     )
+
+
+SHOWN = 8
+"""Tokens named per cause and engine."""
+
+
+def part(run: Run, params: Params, board: Board, sample: Sample) -> Iterator[Event]:
+    """Step 6: where two engines part along a valid text of a schema. They are the first two that took it."""
+    took = [engine for engine, entries in board.entries.items() if entries and took_it(entries[-1], sample)]
+    name = f"{sample.tier}/{sample.id}"
+    if len(took) < 2:
+        who = took[0] if took else "no engine"
+        yield Note(text=f"Masks are compared where two engines take a schema; {name} is taken by {who}.")
+        return
+    vocabulary = run.model.vocabulary
+    text = serialised(in_schema_order(sample.valid[0], sample.schema), params.whitespace)
+    one, other = (
+        compile_with(engine, "json schema", json.dumps(sample.schema), vocabulary, whitespace=params.whitespace)
+        for engine in took[:2]
+    )
+    causes: Counter[tuple[Cause, str]] = Counter()
+    differing = places = 0
+    try:
+        for parting in partings(one, other, text):
+            places += 1
+            differing += bool(parting.differences)
+            causes.update((found.cause, found.allowed_by) for found in parting.differences)
+            if parting.differences:
+                yield parted(name, parting, took[:2])
+            if parting.stopped:
+                yield Note(text=f"{parting.stopped} refuses the text of {name} itself at place {parting.place}.")
+            if run.out_of_time:
+                break
+    except GrammarLimit as limit:
+        yield Note(text=f"The comparison on {name} ended early. {limit}")
+    yield Note(text=f"{name}: {took[0]} and {took[1]} differ at {differing} of {places} places.")
+    for (cause, engine), count in causes.most_common():
+        yield Note(
+            text=f"{count} {'token' if count == 1 else 'tokens'} that only {engine} allows, {cause}: {WHY[cause]}."
+        )
+
+
+def took_it(entry: Entry, sample: Sample) -> bool:
+    """Whether this is about that schema, and the engine took it."""
+    return entry.sample.id == sample.id and entry.report.status == "ok"
+
+
+def parted(name: str, parting: Parting, engines: Sequence[Engine]) -> Matrix:
+    """One place of a text: how many tokens each of two engines alone allows, by cause; some of them as marks.
+
+    The rows are the engines; `row_name` is the text so far, `column_name` how it goes on.
+    """
+    cells: dict[tuple[int, Cause], list[Token]] = defaultdict(list)
+    for one in parting.differences:
+        cells[engines.index(cast(Engine, one.allowed_by)), one.cause].append(one.token)
+    causes = sorted({cause for _, cause in cells}, key=list(WHY).index)
+    return Matrix(
+        name=f"{DIFFERENCES} {name} {parting.place}",
+        rows=tuple(f"only {engine}" for engine in engines),
+        columns=tuple(f"{cause}: {WHY[cause]}" for cause in causes),
+        values=tuple(
+            tuple(float(len(cells.get((row, cause), ()))) for cause in causes) for row, _ in enumerate(engines)
+        ),
+        row_name=parting.before[-SHOWN_TEXT:],
+        column_name=(parting.token.text or f"⟦{parting.token.hex}⟧") if parting.token else "",
+        value_name="tokens",
+        marks=tuple(
+            Mark(row=row, column=column, name=token.text or f"⟦{token.hex}⟧")
+            for row, _ in enumerate(engines)
+            for column, cause in enumerate(causes)
+            for token in spread(cells.get((row, cause), []), SHOWN)
+        ),
+    )
+
+
+def spread(tokens: Sequence[Token], count: int) -> list[Token]:
+    """At most `count`, from all over the list."""
+    step = max(1, -(-len(tokens) // count))
+    return list(tokens[::step])
 
 
 SYSTEM = "Write one JSON value that fits this JSON Schema. Write nothing else.\n\n"

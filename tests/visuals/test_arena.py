@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
+import plotly
 import pytest
 from picture_streams import started
 
-from engines.events import Compiled, Event
+from engines.events import Compiled, Event, Mark, Matrix
 from engines.models.causal import CausalModel
 from engines.runner import run
 from visuals import arena
@@ -122,6 +124,11 @@ def test_the_table_has_a_row_per_schema_and_engine() -> None:
         "seconds_per_token_p50": None,
         "seconds_per_token_p99": 0.0001,
         "message": "",
+        "place": None,
+        "text_so_far": None,
+        "goes_on": None,
+        "tokens_only_here": None,
+        "some_of_them": None,
     }
     assert [row["message"] for row in rows if row["verdict"] == "refused"] == ["cannot enforce: not"]
 
@@ -189,3 +196,126 @@ def test_a_real_run_is_drawn_at_every_moment(tiny_llama: CausalModel, whitespace
     drawing = drawn(events)
     assert sum(map(sum, bars(drawing).values())) == 6
     assert bars(drawing)["· refused aloud"] == [3]
+
+
+def differing(
+    place: int, before: str, cells: dict[str, tuple[float, float]], schema: str = "hard/a", token: str = "x"
+) -> Matrix:
+    """What llguidance and xgrammar alone allow at a place, by cause: two counts, the second with `token`."""
+    return Matrix(
+        name=f"mask differences {schema} {place}",
+        rows=("only llguidance", "only xgrammar"),
+        columns=tuple(f"{cause}: the reason" for cause in cells),
+        values=tuple(tuple(counts[row] for counts in cells.values()) for row in (0, 1)),
+        row_name=before,
+        column_name="12" if before else "{",
+        value_name="tokens",
+        marks=tuple(
+            Mark(row=1, column=column, name=token) for column, (_, other) in enumerate(cells.values()) if other
+        ),
+    )
+
+
+def written(drawing: dict[str, Any]) -> list[str]:
+    """The lines of text, from the top."""
+    traces = [trace for trace in drawing["data"] if trace.get("mode") == "text"]
+    lines = {y: text for trace in traces for y, text in zip(trace["y"], trace["text"], strict=True)}
+    return [lines[row].replace("\u00a0", " ") for row in sorted(lines)]
+
+
+def test_where_masks_differ_stand_the_text_so_far_the_engines_their_tokens_and_the_reason() -> None:
+    events = [
+        *stream(),
+        differing(0, "", {"special token": (0, 17)}, token="<|im_end|>"),
+        differing(3, '{"n":', {"special token": (0, 17), "number": (2, 1)}, token=" "),
+    ]
+    assert written(drawn(events)) == [
+        "  0  ▸ {",
+        "     only xgrammar 17 special token: &lt;|im_end|&gt; …",
+        "  3  {&#34;n&#34;: ▸ 12",
+        "     only llguidance 2 number: …",
+        "     only xgrammar 1 number: ␣",
+        "     only xgrammar 17 special token: ␣ …",
+    ]
+    assert sum(name.startswith("xaxis") for name in drawn(events)["layout"]) == 3
+    rows = [row for row in arena.table(events) if row["place"] is not None]
+    assert [(row["place"], row["engine"], row["verdict"], row["tokens_only_here"]) for row in rows] == [
+        (0, "xgrammar", "special token", 17),
+        (3, "llguidance", "number", 2),
+        (3, "xgrammar", "number", 1),
+        (3, "xgrammar", "special token", 17),
+    ]
+    assert rows[2]["text_so_far"] == '{"n":'
+    assert (rows[2]["goes_on"], rows[2]["some_of_them"], rows[2]["message"]) == ("12", "␣", "the reason")
+    assert set(rows[0]) == set(arena.table(events)[0])
+    assert "Along a text of hard/a the masks differ at 2 places" in arena.narrate(events)
+
+
+def test_of_many_places_those_are_drawn_that_show_something_new() -> None:
+    plain = [differing(place, "abc", {"special token": (0, 17)}) for place in range(30)]
+    plain[20] = differing(20, "abc", {"escape": (1, 0), "special token": (0, 17)})
+    places = [line.split()[0] for line in written(drawn([*stream(), *plain])) if "▸" in line]
+    assert places == ["0", "1", "2", "3", "4", "5", "6", "20"]
+
+
+def test_the_last_schema_is_drawn_and_what_is_no_comparison_is_left_alone() -> None:
+    events = [
+        *stream(),
+        differing(0, "", {"value": (1, 0)}),
+        differing(5, "abc", {"escape": (1, 0)}, schema="hard/b"),
+        Matrix(name="coverage", rows=("a",), columns=("b",), values=((1.0,),)),
+        Matrix(name="mask differences x", rows=("a",), columns=("b",), values=((1.0,),)),
+        Matrix(name="mask differences hard/b 9", rows=("a", "b"), columns=("c: d",), values=((math.nan,),)),
+    ]
+    assert [line.split()[0] for line in written(drawn(events)) if "▸" in line] == ["5"]
+    assert [one.place for one in arena.apart(events)] == [0, 5]
+
+
+def test_texts_and_tokens_of_differences_are_harmless_and_bounded() -> None:
+    evil = "<b>&lt;$x$\n\u202e" * 40
+    cells = {f"{evil}{n}": (1.0, 1e9) for n in range(30)}
+    events = [*stream(), *(differing(place, evil, cells, token=evil) for place in range(40))]
+    drawing = drawn(events)
+    json.dumps(drawing, allow_nan=False)
+    for string in strings(drawing):
+        assert "<b>&lt;" not in string.replace("<b>masks", "")
+        assert "\u202e" not in string
+        assert "\n" not in string
+        assert "$x" not in string
+    assert len(written(drawing)) <= arena.MOST_PLACES * (arena.MOST_LINES + 2)
+    assert drawing["layout"]["height"] < 2000
+    assert all(text for trace in drawing["data"] if trace.get("mode") == "text" for text in trace["text"])
+
+
+def test_a_logarithmic_axis_with_two_labels_keeps_them_or_its_title_has_no_place() -> None:
+    """Both stand at the ends of the axis, where Plotly hides labels, and the title goes below the lowest of none."""
+    layout = drawn([verdict("llguidance", "hard/a", "right", 0.002, 0.0001)])["layout"]
+    assert len(layout["xaxis2"]["tickvals"]) == 2
+    assert layout["xaxis2"]["title"]["text"]
+    assert layout["xaxis2"]["ticklabeloverflow"] == "allow"
+
+
+EXCHANGE = """
+<html><body><div id="plot" style="width:700px"></div><script src="{plotly}"></script></body></html>
+"""
+
+
+def test_the_browser_has_nothing_to_complain_about_while_the_picture_grows(chromium: str, tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    events = [*stream(), differing(3, '{"n":', {"number": (2, 1)})]
+    page_file = tmp_path / "page.html"
+    script = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+    page_file.write_text(EXCHANGE.format(plotly=script.as_uri()))
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--headless", "--no-sandbox", "--disable-gpu"])
+        page, said = browser.new_page(), []
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(page_file.as_uri())
+        for now in range(2, len(events) + 1):
+            drawing = drawn(events[:now])
+            page.evaluate(
+                "([data, layout]) => Plotly.react('plot', data, layout)", [drawing["data"], drawing["layout"]]
+            )
+        browser.close()
+    assert said == []

@@ -165,7 +165,7 @@ REFUSED: list[tuple[str, Kind, str, str]] = [
     ("an empty choice of values", "json schema", '{"enum": []}', r"(?i)unsatisfiable|At enum"),
     ("an endless reference to itself", "json schema", '{"$ref": "#"}', r"No text fits this"),
     ("an empty language", "regex", r"[^\s\S]", r"No text fits this"),
-    ("a byte that no token spells", "choices", "\U00040000", r"tokens can spell"),
+    ("a byte that no token spells", "choices", "\U00040000", r"cannot spell the choice"),
     ("nothing at all", "choices", "\n\n", r"nothing here yet"),
     ("blank choices", "choices", " \n ", r"one answer per line"),
     ("an expression of two lines", "regex", "a\nb", r"one line"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from typing import Any
@@ -11,7 +12,7 @@ import jsonschema
 import pytest
 from jsonschema import FormatChecker
 
-from engines.events import Compiled, Event, Matrix, Note, Score
+from engines.events import Compiled, Event, Matrix, Note, Score, Token
 from engines.grammars import peers
 from engines.grammars.peers import installed
 from engines.grammars.trials import Fed, Report
@@ -246,9 +247,76 @@ def test_xgrammar_takes_what_it_does_not_keep(hard: list[Event]) -> None:
     assert kinds["hard/tree"] == "order only"
 
 
+def sided(events: list[Event]) -> dict[int, Matrix]:
+    """The matrices of mask differences, by place."""
+    found = [event for event in only(events, Matrix) if event.name.startswith(f"{schema_arena.DIFFERENCES} ")]
+    return {int(event.name.rpartition(" ")[2]): event for event in found}
+
+
+def test_masks_are_laid_side_by_side_along_a_valid_text_and_every_difference_is_real_and_explained(
+    smollm: CausalModel,
+) -> None:
+    if "xgrammar" not in installed():
+        pytest.skip("xgrammar is not installed")
+    events = arena(smollm, tier="easy", schemas=1, differences=1)
+    check_stream(smollm, events)
+    sample = next(one for one in samples() if one.tier == "easy")
+    vocabulary = smollm.vocabulary
+    text = serialised(in_schema_order(sample.valid[0], sample.schema), "one space")
+    tokens = vocabulary.tokenise(text)
+    sides = [
+        peers.compile_with(engine, "json schema", json.dumps(sample.schema), vocabulary)
+        for engine in ("llguidance", "xgrammar")
+    ]
+    matrices, differing, totals = sided(events), [], 0.0
+    for place in range(len(tokens) + 1):
+        masks = [vocabulary.flags(side.told() if isinstance(side, peers.Peer) else side.mask()) for side in sides]
+        alone = [set((masks[row] & ~masks[1 - row]).nonzero()[0].tolist()) for row in (0, 1)]
+        if any(alone):
+            differing.append(place)
+            matrix = matrices[place]
+            assert [sum(row) for row in matrix.values] == [len(ids) for ids in alone]  # type: ignore[arg-type]
+            assert matrix.row_name == vocabulary.decode(tokens[:place]).decode()
+            assert matrix.column_name == (vocabulary.spell(tokens[place]).text if place < len(tokens) else "")
+            assert matrix.rows == ("only llguidance", "only xgrammar")
+            for mark in matrix.marks:
+                spelled = {vocabulary.spell(id).text or f"⟦{vocabulary.spell(id).hex}⟧" for id in alone[mark.row]}
+                assert mark.name in spelled
+            assert all(": " in column for column in matrix.columns)
+            totals += sum(map(len, alone))
+        if place < len(tokens):
+            assert all(side.commit(tokens[place]) for side in sides)
+    assert list(matrices) == differing
+    assert differing
+    notes = [note.text for note in only(events, Note)]
+    assert f"easy/{sample.id}: llguidance and xgrammar differ at {len(differing)} of {len(tokens) + 1} places." in notes
+    counted = [int(note.split()[0]) for note in notes if re.match(r"\d+ tokens? that only ", note)]
+    assert sum(counted) == totals
+
+
+def test_masks_are_compared_only_where_two_engines_took_the_schema_and_only_when_asked(smollm: CausalModel) -> None:
+    assert not sided(arena(smollm, tier="trivial", schemas=1))
+    refused = arena(smollm, engines="llguidance + xgrammar", tier="hard", schemas=3, differences=3)
+    assert not sided(refused)
+    assert any("is taken by" in note.text for note in only(refused, Note))
+    alone = arena(smollm, engines="llguidance", tier="trivial", schemas=1, differences=1)
+    assert any("is taken by llguidance" in note.text for note in only(alone, Note))
+    beyond = arena(smollm, engines="llguidance", tier="trivial", schemas=1, differences=2)
+    assert not any("Masks are compared" in note.text for note in only(beyond, Note))
+
+
+def test_samples_of_a_long_list_come_from_all_over_it() -> None:
+    tokens = [Token(id, str(id)) for id in range(49_000)]
+    shown = [token.id for token in schema_arena.spread(tokens, 8)]
+    assert (len(shown), shown[0]) == (8, 0)
+    assert shown[-1] > 40_000
+    assert schema_arena.spread(tokens[:3], 8) == tokens[:3]
+    assert schema_arena.spread([], 8) == []
+
+
 def test_who_is_not_installed_is_named_and_left_out(smollm: CausalModel, monkeypatch: pytest.MonkeyPatch) -> None:
     for engine in ("xgrammar", "outlines-core", "lm-format-enforcer"):
-        monkeypatch.setitem(peers.MODULES, engine, "a_module_that_is_nowhere")  # type: ignore[arg-type]
+        monkeypatch.setitem(peers.MODULES, engine, "a_module_that_is_nowhere")
     events = arena(smollm, engines="all installed", tier="trivial", schemas=1)
     assert {event.engine for event in only(events, Compiled)} == {"llguidance"}
     notes = [note.text for note in only(events, Note) if "pip install" in note.text]
