@@ -105,9 +105,10 @@ def _event(kind: type[events.Event]) -> str:
 
 
 def _fields() -> dict[str, dict[str, str]]:
-    """What stands under the fields of each struct of `engines/events.py`."""
+    """What stands under the fields of each struct of `engines/events`."""
     found: dict[str, dict[str, str]] = {}
-    for struct in ast.parse(inspect.getsource(events)).body:
+    files = sorted(Path(events.__path__[0]).glob("*.py"))
+    for struct in (part for file in files for part in ast.parse(file.read_text(encoding="utf-8")).body):
         if isinstance(struct, ast.ClassDef):
             for field, below in zip(struct.body, struct.body[1:], strict=False):
                 match field, below:

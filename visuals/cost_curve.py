@@ -13,7 +13,6 @@ from engines.events import Curve, Event
 from visuals.canvas import SMALL, axis, drawing, finite, label, legend, text_font
 from visuals.palette import LIGHT, ROLES
 from visuals.picture import Drawing, Row, picture
-from visuals.reading import has
 from visuals.spelling import safe
 
 _LINES = (
@@ -26,12 +25,21 @@ _LINES = (
 
 def relevant(events: Sequence[Event]) -> bool:
     """Whether a curve was measured."""
-    return has(events, Curve)
+    return any(isinstance(event, Curve) and _of_time(event) for event in events)
+
+
+def _of_time(curve: Curve) -> bool:
+    """Other curves, such as those of training or of agreement, are not about what a pass costs."""
+    return "second" in curve.y_name.lower()
 
 
 def curves(events: Sequence[Event]) -> list[Curve]:
     """The latest curve of every name, for the axes of the last one."""
-    found = [event for event in events if isinstance(event, Curve) and event.x and len(event.x) == len(event.y)]
+    found = [
+        event
+        for event in events
+        if isinstance(event, Curve) and _of_time(event) and event.x and len(event.x) == len(event.y)
+    ]
     if not found:
         return []
     kind = (found[-1].x_name, found[-1].y_name)

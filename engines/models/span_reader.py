@@ -1,7 +1,7 @@
 """The span reader: a tiny encoder-decoder that was trained in ten stages of knowledge, to watch what training does.
 
 `python -m training.span_reader` makes all of it: the tokenizer, ten checkpoints, the held-out questions and the card.
-Variant A was pretrained with span corruption, variant B with recurring span selection too; each was then taught 0, 16,
+Variant A was pretrained with span corruption, variant B with recurring span selection; each was then taught 0, 16,
 64, 256 or 1,024 questions. Weights are stored in half precision and are float32 once loaded. Nothing is asked of a hub.
 """
 
@@ -56,7 +56,7 @@ class ReaderCard(msgspec.Struct, frozen=True, kw_only=True):
     shared_steps: int
     tuning_steps: int
     rows: int
-    """Texts in a step of pretraining; a step of tuning has half as many questions."""
+    """Stories or questions in a step."""
     seed: int
     held_out: int
     """Questions that the measures are means over."""

@@ -132,7 +132,8 @@ def test_the_same_seed_gives_the_same_text(command: Command) -> None:
 
 
 def test_every_method_types_the_text_that_it_returns(command: Command) -> None:
-    for method in set(methods()) - {"schema-arena"}:  # which writes no text
+    writing = {method.id for method in methods().values() if method.family not in ("labs", "attribution")}
+    for method in writing:
         asked = ("--prompt", PASSAGE) if method == "exact-extract" else ()
         result = command(*SHORT, "--method", method, *asked)
         assert result.code == 0, (method, result.err)

@@ -30,6 +30,7 @@ from visuals.picture import Picture, pictures
 
 PICTURES = pictures()
 IDS = {
+    "learning-curve",
     "token-stream",
     "confidence",
     "filters",
