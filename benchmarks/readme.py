@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import load, masks, overhead, page, reference, specbench_mini, store
+from benchmarks import circuits, load, masks, overhead, page, reference, specbench_mini, store
 from benchmarks.report import fill
 from engines.method import Method, methods
 from playground.limits import limits_table
 
-BENCHMARKS = tuple(module.BENCHMARK for module in (overhead, specbench_mini, masks, load, page, store))
+BENCHMARKS = tuple(module.BENCHMARK for module in (overhead, specbench_mini, masks, circuits, load, page, store))
 """In the order of the README."""
 
 

@@ -54,7 +54,8 @@ def activation_patching(run: Run, params: Params) -> Iterator[Event]:
     box = WhiteBox(run.model.network, run.ledger, run.clock.now)
     if not box.anatomy.plan:
         raise NotReadable(
-            "How this network is built is not known here, so nothing in it can be exchanged. Try attribution patching."
+            f"Nothing in this network can be exchanged, because only its layers can be told apart: {box.doubt}. "
+            "Try attribution patching."
         )
     runs = compare(box, asked, params.direction, gradients=False, keep=("sites", "keys"))
     yield asked.event(run.model, runs.clean, runs.corrupted)

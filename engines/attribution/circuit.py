@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from engines.attribution.estimate import Estimate, Runs, head_id, mlp_id
-from engines.events import Circuit, Curve
-from engines.models.white_box import Edit, Edits, WhiteBox
+from engines.events import Circuit, Curve, Site
+from engines.models.white_box import Edit, WhiteBox
 
 Ablation = Literal["resample", "mean", "zero"]
 SIZES = (5, 10, 20, 40, 80, 160)
@@ -100,15 +100,13 @@ def metric_of(box: WhiteBox, runs: Runs, kept: Collection[str], ablation: Ablati
     """
     clean_first = runs.direction == "noise"
     corrupted = runs.other if clean_first else runs.base
-    edits: Edits = {}
-    changed: dict[Any, Edit] = {}
+    edits: dict[tuple[Site | str, int], Edit] = {}
     for layer in range(box.layers):
         out = [head for head in range(box.heads) if head_id(layer, head) not in kept]
         if out:
-            changed["head", layer] = _heads_out(out, _ablated(corrupted.head[layer].detach(), ablation))
+            edits["head", layer] = _heads_out(out, _ablated(corrupted.head[layer].detach(), ablation))
         if mlp_id(layer) not in kept:
-            changed["mlp_out", layer] = _all_out(_ablated(corrupted.mlp_out[layer].detach(), ablation))
-    edits = changed
+            edits["mlp_out", layer] = _all_out(_ablated(corrupted.mlp_out[layer].detach(), ablation))
     logits = box.read(runs.question.clean, keep=(), edits=edits).logits
     return float(runs.metric(runs.question.difference(logits)))
 

@@ -149,7 +149,8 @@ def compare(
     """
     sides = question.corrupted, question.clean
     base_ids, other_ids = sides if direction == "denoise" else sides[::-1]
-    other = box.read(other_ids)
+    # Under the same rules, which round differently: where the prompts agree the activations are then the same ones.
+    other = box.read(other_ids, rules=rules)
     base = box.read(base_ids, rules=rules, gradients=gradients, keep=keep)
     said = question.difference(base.logits.detach()), question.difference(other.logits)
     corrupted, clean = said if direction == "denoise" else said[::-1]
@@ -286,8 +287,7 @@ def through_norm(
     box.rules = rules
     try:
         if forward:
-            _, push = torch.func.linearize(norm, x)
-            return torch.func.vmap(push)(vectors)
+            return torch.func.vmap(lambda vector: torch.func.jvp(norm, (x,), (vector,))[1])(vectors)
         _, pull = torch.func.vjp(norm, x)
         return torch.func.vmap(lambda vector: pull(vector)[0])(vectors)
     finally:

@@ -269,7 +269,8 @@ def check_memory(model: CausalModel, question: Question) -> None:
     pairs, length = question.clean.shape
     wide = 14 * config.hidden_size + 5 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
     scores = 4 * config.num_attention_heads * length
-    needed = 4 * pairs * length * config.num_hidden_layers * (wide + scores)
+    written = 2 * (config.num_attention_heads + 1) * config.hidden_size  # of which edges are made
+    needed = 4 * pairs * length * config.num_hidden_layers * (wide + scores + written)
     free = torch.cuda.mem_get_info()[0] if model.device.type == "cuda" else psutil.virtual_memory().available
     if needed > 0.8 * free:
         raise BadQuestion(
@@ -334,10 +335,15 @@ def template_places(run: Run) -> set[int]:
     special = model.vocabulary.special | model.eos_ids
     places = {index for index, id in enumerate(ids) if id in special}
     if not run.raw and model.has_chat_template:
-        # What two prompts have in common at either end is the template's.
-        other = model.encode("?", raw=False)
-        head = next((i for i, pair in enumerate(zip(ids, other, strict=False)) if pair[0] != pair[1]), len(other))
-        tail_of = run.prompt[::-1]
-        tail = next((i for i, pair in enumerate(zip(tail_of, other[::-1], strict=False)) if pair[0] != pair[1]), 0)
+        # What all prompts have in common at either end is the template's.
+        others = [model.encode(word, raw=False) for word in ("?", "a")]
+        head = min(shared(run.prompt, other) for other in others)
+        tail = min(shared(run.prompt[::-1], other[::-1]) for other in others)
         places |= set(range(head)) | set(range(len(run.prompt) - tail, len(run.prompt)))
     return places
+
+
+def shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts have in common from the beginning on."""
+    pairs = zip(one, other, strict=False)
+    return next((index for index, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

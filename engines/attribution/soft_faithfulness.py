@@ -118,15 +118,18 @@ def soft_faithfulness(
     }
 
 
-def deletion_curve(predict: Predict, embeddings: Tensor, scores: Tensor, target: int) -> list[float]:
-    """The target's probability with the 0, 1, … n most important tokens' embeddings (n, width) set to 0.
+def deletion_curve(
+    predict: Predict, embeddings: Tensor, scores: Tensor, target: int, counts: Sequence[int] | None = None
+) -> list[float]:
+    """The target's probability with the embeddings (n, width) of so many most important tokens set to 0, for each of
+    `counts`; without them, for 0, 1, … n.
 
     Of equally important tokens the first goes first.
     """
     order = scores.argsort(descending=True, stable=True)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device)
-    removed = torch.arange(len(order) + 1, device=order.device)
+    removed = torch.tensor(range(len(order) + 1) if counts is None else counts, device=order.device)
     stays = rank >= removed[:, None]
     return in_pieces(predict, embeddings * stays[:, :, None])[:, target].tolist()
 

@@ -49,7 +49,7 @@ from engines.attribution.soft_faithfulness import (
     ROWS,
     Distance,
     Faithfulness,
-    in_pieces,
+    deletion_curve,
     log_ratio,
     random_scores,
     shares,
@@ -186,20 +186,6 @@ class Prompt:
         return reagent.answer(last)[self.free]
 
 
-def deletion(
-    predict: Callable[[Tensor], Tensor], embeddings: Tensor, scores: Tensor, target: int, counts: Sequence[int]
-) -> list[float]:
-    """P(target) with the embeddings (n, width) of so many tokens of the highest scores (n,) set to 0.
-
-    Of equal scores the first goes first.
-    """
-    order = scores.argsort(descending=True, stable=True)
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order), device=order.device)
-    stays = rank >= torch.tensor(counts, device=order.device)[:, None]
-    return in_pieces(predict, embeddings * stays[:, :, None])[:, target].tolist()
-
-
 def counted(tokens: int) -> list[int]:
     """How many tokens are deleted at each point of the curve: from none to all, evenly."""
     many = min(tokens, MOST_POINTS)
@@ -281,7 +267,7 @@ def answers(
     "then puts each to the test: hide the words by their importance, and see what the model still says.",
     look_at="Do they agree? And which of them does better than random colours, in the table below.",
     shines=("qa-capital",),
-    pictures=("token-importance",),
+    pictures=("token-importance", "deletion"),
 )
 def token_attribution(run: Run, params: Params) -> Iterator[Event]:
     context, target, foil = asked(run, params)
@@ -341,7 +327,7 @@ def token_attribution(run: Run, params: Params) -> Iterator[Event]:
         value = by_chance[0] if how == CHANCE else tried(shares(scores))
         yield from run.settle()
         yield from judged(how, value, by_chance)
-        curve = deletion(prompt.predict, prompt.embeddings, scores, target, counts)
+        curve = deletion_curve(prompt.predict, prompt.embeddings, scores, target, counts)
         yield from run.settle()
         yield Curve(
             name=f"deletion, {how}",

@@ -2,8 +2,9 @@
 
 Three build plans are known, told apart by the names of the modules: Llama's (also Mistral, Qwen2, Qwen3, and Gemma-2
 and -3, whose blocks normalise once more before they write), GPT-2's and GPT-NeoX's. Of any other network only its
-blocks are known. A plan is believed when what the blocks add to the stream is what their parts add
-(`engines.models.white_box.WhiteBox` checks it).
+blocks are known. A plan is believed when a network does what the plan says: its blocks add to the stream what their
+parts add, these read what the norms before them give, and the logits are what is read off the end of the stream
+(`engines.models.white_box.WhiteBox` tries it).
 """
 
 from __future__ import annotations
@@ -72,6 +73,8 @@ def find(network: Any) -> Anatomy:
             layers, norm, blocks = read(body)
         except AttributeError:
             continue
+        if any(block.attention_norm is None or block.mlp_norm is None for block in blocks):
+            continue
         return Anatomy(
             layers,
             norm,
@@ -87,6 +90,18 @@ def find(network: Any) -> Anatomy:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return Anatomy(module)
     raise ValueError(f"{type(network).__name__} has no list of {count} layers")
+
+
+def layers_only(anatomy: Anatomy) -> Anatomy:
+    """What is left of a plan that is not believed."""
+    return Anatomy(anatomy.layers)
+
+
+def fits(anatomy: Anatomy, projected: Sequence[Tensor]) -> bool:
+    """Whether the outputs of a block's projections (…, features) are as long as queries, keys and values are."""
+    features = [part.shape[-1] // anatomy.head_width for part in projected]
+    heads, key_heads = anatomy.heads, anatomy.key_heads
+    return features == ([heads, key_heads, key_heads] if anatomy.plan == "llama" else [3 * heads])
 
 
 def weight(module: nn.Module) -> Tensor:

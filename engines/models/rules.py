@@ -49,6 +49,8 @@ NEAR_ZERO = 1e-6
 def norm_factors(module: Any) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]] | None:
     """For a norm module: x → (centred x, 1 / std, bias), with the gain left out; None where its kind is not known."""
     kind = type(module).__name__
+    if getattr(module, "weight", None) is None:
+        return None
     if isinstance(module, nn.LayerNorm):
 
         def layer_norm(x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -56,7 +58,7 @@ def norm_factors(module: Any) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor
             return centred, torch.rsqrt(centred.square().mean(-1, keepdim=True) + module.eps), module.bias
 
         return layer_norm
-    if kind.endswith("RMSNorm") and hasattr(module, "weight"):
+    if kind.endswith("RMSNorm"):
         epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
         if epsilon is None:
             return None
@@ -74,20 +76,30 @@ def gain(module: Any) -> Tensor:
 
 
 def with_norm_rule(module: nn.Module, rules: Callable[[], Rules]) -> Callable[[Tensor], Tensor] | None:
-    """A forward for a norm that keeps to the ln rule when it holds; None where the module's kind is not known."""
+    """A forward for a norm that keeps to the ln rule when it holds; None where the module's kind is not known.
+
+    A kind is told by its name, and tried: what the rule makes of a vector has to be what the module makes of it.
+    """
     factors = norm_factors(module)
     if factors is None:
         return None
-    original = module.forward
+    original: Callable[[Tensor], Tensor] = module.forward
 
     def forward(x: Tensor) -> Tensor:
         if not rules().ln:
             return original(x)
         centred, scale, bias = factors(x)
-        y = gain(module) * (centred * scale.detach())
+        return scaled(centred, scale.detach(), bias)
+
+    def scaled(centred: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+        y = gain(module) * (centred * scale)
         return y if bias is None else y + bias
 
-    return forward
+    with torch.no_grad():
+        weight = gain(module)
+        x = torch.linspace(-1, 2, weight.shape[-1], device=weight.device).expand(weight.shape)
+        believed = torch.allclose(scaled(*factors(x)), original(x), atol=1e-4)
+    return forward if believed else None
 
 
 def with_identity_rule(

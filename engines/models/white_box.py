@@ -4,7 +4,8 @@ A `WhiteBox` copies the structure of a model's network and shares its weights. H
 in the copy alone, so that nothing done here can reach a run of somebody else. It is made in some 30 ms and holds no
 memory worth mentioning until something is read.
 
-Every pass is counted and timed, as in `State`; a backward pass is a pass of the lane `backward`.
+Every pass is counted and timed, as in `State`; a backward pass is a pass of the lane `backward`. Only the passes over a
+few tokens that try a network's plan, once for every network, are in nobody's account.
 
     sites     resid_pre[l]  input of layer l, (batch, tokens, width); resid_pre[layers] is what the final norm reads
               attn_out[l]   what the attention of layer l adds to the stream
@@ -20,8 +21,8 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +31,20 @@ from transformers.modeling_utils import AttentionInterface
 
 from engines.errors import DecodingError
 from engines.events import Event, Forward, Site
-from engines.models.anatomy import Anatomy, find
+from engines.models.anatomy import Anatomy, find, fits, layers_only
 from engines.models.rules import GRADIENT, Rules, attend, gated, with_half_rule, with_identity_rule, with_norm_rule
 
 ATTENTION = "white_box"
 SAME = 1e-3
 """Relative difference up to which two passes say the same."""
+ROUNDING = 1e-6
+"""Of the stream, what its sums may be off."""
+TRIED = 6
+"""Tokens by which a plan is tried."""
 NEVER = -1e30
+
+_doubts: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+"""By network, why its plan is not believed; empty where it is."""
 
 Edit = Callable[[Tensor], Tensor]
 Edits = Mapping[tuple[Site | str, int], Edit]
@@ -132,7 +140,29 @@ class WhiteBox:
     def __init__(
         self, network: nn.Module, ledger: list[Event] | None = None, now: Callable[[], float] = time.perf_counter
     ) -> None:
-        self._ledger, self._now = [] if ledger is None else ledger, now
+        self._ledger: list[Event] = []
+        self._now = now
+        self._rules = GRADIENT
+        self._trace: Trace | None = None
+        self._keep: frozenset[str] = frozenset()
+        self._edits: Edits = {}
+        self._start = 0
+        self._chains: tuple[Chains, Trace, int] | None = None
+        self._gradients = False
+        self._masks: dict[int | None, Tensor] = {}
+        self._open(network, plan=not _doubts.get(network))
+        if self.anatomy.plan and network not in _doubts:
+            _doubts[network] = self._tried(network)
+            if _doubts[network]:
+                self._open(network, plan=False)
+        self.doubt: str = _doubts.get(network) or (
+            "" if self.anatomy.plan else "its modules have names of no known plan"
+        )
+        """Why only the layers of this network are known; empty where its plan is."""
+        if ledger is not None:
+            self._ledger = ledger
+
+    def _open(self, network: nn.Module, *, plan: bool) -> None:
         self._network = _twin(network)
         self._body: Any = self._network.base_model
         self._head: Any = self._network.get_output_embeddings()
@@ -141,23 +171,39 @@ class WhiteBox:
         self.device = self._head.weight.device
         self.width: int = self._head.weight.shape[1]
         try:
-            self.anatomy: Anatomy = find(self._network)
+            found = find(self._network)
         except ValueError as error:
             raise NotReadable(f"The inside of this model cannot be read: {error}.") from None
-        self._rules = GRADIENT
-        self._trace: Trace | None = None
-        self._keep: frozenset[str] = frozenset()
-        self._edits: Edits = {}
-        self._start = 0
-        self._chains: tuple[Chains, Trace, int] | None = None
-        self._masks: dict[int | None, Tensor] = {}
-        self._gradients = False
+        self.anatomy: Anatomy = found if plan else layers_only(found)
         self._hook_stream()
+        self.rules_known = Rules()
         if self.anatomy.plan:
+            self._network.config._attn_implementation = ATTENTION
             self._hook_blocks()
             self.rules_known = self._install_rules()
-        else:
-            self.rules_known = Rules()
+
+    @torch.no_grad()
+    def _tried(self, network: Any) -> str:
+        """Why the plan is not to be believed, found by a pass over a few tokens; empty when it is."""
+        ids = torch.arange(TRIED, device=self.device)[None] % self._head.weight.shape[0]
+        own = network(ids, use_cache=False, logits_to_keep=1).logits[:, -1]
+        trace = self.read(ids, keep=("sites", "readers"))
+        if not _same(trace.logits, own):
+            return "with its attention written out it says something else"
+        for layer, block in enumerate(self.anatomy.blocks):
+            before, after = trace.resid_pre[layer], trace.resid_pre[layer + 1]
+            attention, mlp = trace.attn_out[layer], trace.mlp_out[layer]
+            if not _same(after - before, attention + mlp, ROUNDING * float(after.norm())):
+                return "what its blocks add to the stream is not what their attention and their MLP give"
+            middle = before if self.anatomy.parallel else before + attention
+            seen = block.projections[0](block.attention_norm(before)), block.mlp_norm(middle)
+            if not (_same(trace.projected[layer][0], seen[0]) and _same(trace.mlp_in[layer], seen[1])):
+                return "what its attention and its MLP read is not what the norms before them give"
+            if not fits(self.anatomy, trace.projected[layer]):
+                return "its queries, keys and values are not laid out as the plan has it"
+        if not _same(self.logits(self.norm(trace.resid_pre[-1][:, -1])), own):
+            return "its logits are not what its last norm and its vocabulary's matrix give"
+        return ""
 
     @property
     def layers(self) -> int:
@@ -234,8 +280,10 @@ class WhiteBox:
         self._masks = {}
         self._rules = GRADIENT
         if start == self.layers:
-            hidden = self.anatomy.final_norm(stream)  # type: ignore[misc]
-            self._rest()
+            try:
+                hidden = self.norm(stream)
+            finally:
+                self._rest()
         else:
             blocks = self.anatomy.blocks
             replaced = [block.layer for block in blocks[:start]]
@@ -317,6 +365,8 @@ class WhiteBox:
             layer.register_forward_pre_hook(self._entering(index), with_kwargs=True)
         if self.anatomy.final_norm is not None:
             self.anatomy.final_norm.register_forward_pre_hook(self._entering(self.layers), with_kwargs=True)
+        else:
+            self.anatomy.layers[-1].register_forward_hook(self._writing("resid_pre", self.layers))
 
     def _entering(self, index: int) -> Callable[..., Any]:
         def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -472,10 +522,9 @@ AttentionMaskInterface.register(ATTENTION, eager_mask)
 
 def _twin(network: Any) -> Any:
     """The same structure over the same weights, which need no gradients there."""
-    tensors = list(chain(network.parameters(), network.buffers()))
-    if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in tensors) or getattr(
-        network, "is_quantized", False
-    ):
+    kinds = {weight.dtype for weight in network.parameters()}
+    kinds |= {buffer.dtype for buffer in network.buffers() if buffer.is_floating_point()}
+    if kinds != {torch.float32} or getattr(network, "is_quantized", False):
         raise NotReadable(
             "The inside of a model is read in float32, and this one's weights are in a smaller format, whose rounding "
             "would drown the effects. Load its float32 version."
@@ -483,9 +532,11 @@ def _twin(network: Any) -> Any:
     shared: dict[int, Any] = {id(buffer): buffer for buffer in network.buffers()}
     for parameter in network.parameters():
         shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
-    twin = copy.deepcopy(network, shared)
-    twin.config._attn_implementation = ATTENTION
-    return twin.eval()
+    return copy.deepcopy(network, shared).eval()
+
+
+def _same(one: Tensor, other: Tensor, besides: float = 0.0) -> bool:
+    return float((one - other).norm()) <= SAME * float(other.norm()) + besides
 
 
 def _pass_on(hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:

@@ -164,6 +164,16 @@ def test_deletion_is_what_zeroed_embeddings_do(tiny_llama: CausalModel) -> None:
     assert deletion_curve(predict, embeddings, scores, 65) == pytest.approx(expected, rel=1e-3, abs=1e-7)
 
 
+def test_a_deletion_curve_of_chosen_counts_is_a_part_of_the_whole(tiny_llama: CausalModel) -> None:
+    predict, embeddings = predictor(tiny_llama), embedded(tiny_llama, TEXT)
+    scores = random_scores(len(TEXT), rng(9))
+    whole = deletion_curve(predict, embeddings, scores, 65)
+    counts = [0, 2, 3, len(TEXT)]
+    part = deletion_curve(predict, embeddings, scores, 65, counts)
+    assert part == pytest.approx([whole[count] for count in counts], rel=1e-3, abs=1e-7)
+    assert len(set(part)) == len(part)
+
+
 def test_of_equally_important_tokens_the_first_is_deleted_first() -> None:
     rows: list[Tensor] = []
 

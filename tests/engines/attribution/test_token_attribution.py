@@ -18,7 +18,7 @@ from engines.attribution.questions import BadQuestion
 from engines.attribution.reagent import Context
 from engines.attribution.relp import usable
 from engines.attribution.soft_faithfulness import Distance, Faithfulness, deletion_curve
-from engines.attribution.token_attribution import KINDS, LEAST, Prompt, against_chance, counted, deletion, judged
+from engines.attribution.token_attribution import KINDS, LEAST, Prompt, against_chance, counted, judged
 from engines.events import Attribution, Candidates, Commit, Curve, Event, Note, Score
 from engines.method import methods
 from engines.models.causal import CausalModel
@@ -247,11 +247,14 @@ def test_a_long_text_has_a_curve_of_few_points(tiny_gpt2: CausalModel) -> None:
     long = counted(100)
     assert (long[0], long[-1], len(long)) == (0, 100, 17)
     assert long == sorted(set(long))
-    prompt, target, _ = opened(tiny_gpt2, TEXT * 3)
-    scores = torch.randn(len(TEXT) * 3, generator=torch.Generator().manual_seed(0))
-    every = deletion_curve(prompt.predict, prompt.embeddings, scores, target)
-    few = deletion(prompt.predict, prompt.embeddings, scores, target, counted(45))
-    assert few == pytest.approx([every[count] for count in counted(45)], rel=1e-3, abs=1e-7)
+    events = explain(tiny_gpt2, TEXT * 3, target="g", **alone("relp"))
+    prompt, _, _ = opened(tiny_gpt2, TEXT * 3)
+    for how in ("relp", "random"):
+        (curve,) = [curve for curve in only(events, Curve) if curve.name == f"deletion, {how}"]
+        assert list(curve.x) == counted(45)
+        scores = torch.tensor(rows(events)[how].scores)
+        every = deletion_curve(prompt.predict, prompt.embeddings, scores, prompt.target)
+        assert list(curve.y) == pytest.approx([every[count] for count in counted(45)], rel=1e-3, abs=1e-6)
 
 
 def test_special_tokens_have_no_score_and_always_stay(tiny_gpt2: CausalModel) -> None:
