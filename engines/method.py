@@ -66,7 +66,7 @@ NEED_WORDS = {
     Need.BATCH: "several sequences side by side",
     Need.HIDDEN_STATES: "access to hidden states",
     Need.LOGITS: "the probabilities of all tokens",
-    Need.GRADIENTS: "gradients, which only the float32 weights give",
+    Need.GRADIENTS: "gradients through float32 weights",
 }
 
 

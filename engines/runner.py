@@ -441,7 +441,8 @@ def check_needs(method: Method, model: CausalModel) -> None:
     """Raises `NeedNotMet` when the model lacks what the method asks for."""
     if missing := method.needs & ~model.has:
         words = " and ".join(NEED_WORDS[need] for need in missing)
-        raise NeedNotMet(f"{method.title} needs {words}, which {model.title} does not have. Try greedy or sampling.")
+        way_out = "Load its float32 version" if missing == Need.GRADIENTS else "Try greedy or sampling"
+        raise NeedNotMet(f"{method.title} needs {words}, which {model.title} does not have. {way_out}.")
 
 
 def check_number(name: str, value: object, low: int, high: int) -> None:

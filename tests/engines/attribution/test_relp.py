@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from engines.attribution.relp import agreement, pearson
+from engines.errors import NeedNotMet
 from engines.events import Circuit, Contrast, Curve, Event, Finished, Forward, Note, Patch
 from engines.models.causal import CausalModel
+from engines.models.loading import load_folder
 from engines.runner import run
 from tests.engines.laws import untimed
 
@@ -117,3 +120,10 @@ def test_flat_maps_agree_with_nothing() -> None:
     assert pearson(steep, 2 * steep + 1) == pytest.approx(1.0)
     assert pearson(steep, -steep) == pytest.approx(-1.0)
     assert agreement("head", steep, steep).x == (2.0,)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_smaller_weights_are_refused_and_float32_is_offered(tiny_llama_folder: Path, precision: str) -> None:
+    small = load_folder(tiny_llama_folder, name="small", precision=precision)
+    with pytest.raises(NeedNotMet, match="needs gradients through float32 weights.*Load its float32 version"):
+        run(small, "relp", CLEAN, raw=True, params=SMALL)
