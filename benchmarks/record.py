@@ -39,7 +39,23 @@ CITY: Params = {"constraint": "choices", "grammar": "Paris\nParma\nLondon\nLisbo
 HUNDREDS: Params = {"constraint": "regex", "grammar": "[1-3]00|4", "samples": 40}
 """A language with one short text and three whose beginnings look better than they are."""
 
+IOI: Params = {"task": "ioi", "pairs": 8}
+"""Who is given the letter? Pairs in both orders, so that no name is favoured."""
+
+WORDS: Params = {"gradient": False, "integrated": False, "relp_ah": True, "target": " Paris", "foil": " London"}
+"""Why this city and not that one? By fewer methods than there are, so that they can be read side by side."""
+
 RUNS: dict[str, Setup] = {
+    "relp-ioi": Setup(method="relp", prompt="ioi", params=IOI),
+    "atp-ioi": Setup(method="attribution-patching", prompt="ioi", params=IOI),
+    "relp-ah-ioi": Setup(method="relp", prompt="ioi", params=IOI | {"ah": True, "edges": False, "faithfulness": False}),
+    "why-capital": Setup(method="token-attribution", prompt="why-capital", params=WORDS, raw=True),
+    "why-capital-lyon": Setup(
+        method="token-attribution",
+        prompt="why-capital",
+        params=WORDS | {"foil": " Lyon", "reagent": False},
+        raw=True,
+    ),
     "mask-json": Setup(method="grammar-mask", prompt="json-person", max_new_tokens=60),
     "mask-forced": Setup(method="grammar-mask", prompt="json-person", params={"forcing": True}, max_new_tokens=60),
     "free-json": Setup(method="greedy", prompt="json-person", max_new_tokens=60),
@@ -110,6 +126,7 @@ def main(names: Sequence[str] = ()) -> None:
                     PROMPTS[asked.prompt],
                     params=asked.params,
                     max_new_tokens=asked.max_new_tokens,
+                    raw=asked.raw,
                 )
             )
             if name not in quickest or events[-1].time < quickest[name][-1].time:

@@ -57,7 +57,8 @@ class Need(enum.Flag):
     LOGITS = enum.auto()
     """Every token's logit is known, not only those of the most probable ones. Methods that say nothing need this."""
     GRADIENTS = enum.auto()
-    """Gradients flow through the network, and its inside can be read and changed."""
+    """Gradients flow through the network, and its inside can be read and changed. Methods that need this read the
+    prompt themselves."""
 
 
 NEED_WORDS = {

@@ -362,7 +362,8 @@ def _decode(job: Run, spec: Method, settings: Any, started: Started, prefix: lis
         )
     for remark in getattr(job.model, "remarks", ()):
         yield Note(text=remark)
-    yield from job.read_prompt()
+    if Need.GRADIENTS not in spec.needs:
+        yield from job.read_prompt()
     job.work = spec.generate(job, settings)
     try:
         for event in job.work:

@@ -21,6 +21,7 @@ change is a new function below it. The tables:
   `process` and `process_started` say who works on it, null when nobody does.
 * `sweep_runs`: one row per run of a sweep, in the order of the work. `run` is the finished run, null before; `output` a
   hash of its token ids; `error` why there is none.
+* `circuits`: what a person did to the circuit of a run: `marks` is a `playground.circuits.Marks`. It goes with the run.
 """
 
 from __future__ import annotations
@@ -193,3 +194,9 @@ def sweeps(db: Database) -> None:
 @migration
 def sizes(db: Database) -> None:
     db.execute("ALTER TABLE runs ADD COLUMN bytes INTEGER")
+
+
+@migration
+def circuits(db: Database) -> None:
+    db.create_table("circuits", {"run": str, "marks": str}, pk="run", not_null={"run", "marks"})
+    db.execute("CREATE TRIGGER runs_unmarked AFTER DELETE ON runs BEGIN DELETE FROM circuits WHERE run = old.id; END")

@@ -8,6 +8,7 @@
     let shown = null; // the value on screen
     let drawn = ""; // its figure and theme, to skip equal ones
     let drawing = Promise.resolve();
+    let axes = ""; // names of those that are drawn
     let asked = null; // how often another guess was asked for; null while this is no picture of one guess
 
     const title = make("h3");
@@ -70,9 +71,22 @@
       canvas.style.minWidth = shown.min_width ? `${shown.min_width}px` : "";
       canvas.style.height = layout.height ? `${layout.height}px` : "";
       canvas.style.setProperty("--tall", canvas.style.height || "0px");
-      drawing = P.loadPlotly(props.plotly).then((Plotly) => Plotly.react(canvas, data, layout, { responsive: false, displayModeBar: false, scrollZoom: false, doubleClick: "reset" }));
+      const subplots = Object.keys(layout).filter((name) => /^[xy]axis/.test(name)).sort().join(" ");
+      drawing = P.loadPlotly(props.plotly).then((Plotly) => {
+        // `react` draws axes that were not there before at no place at all.
+        const anew = canvas.data && subplots !== axes;
+        axes = subplots;
+        if (anew) delete canvas.dataset.clickable;
+        return Plotly[anew ? "newPlot" : "react"](canvas, data, layout, { responsive: false, displayModeBar: false, scrollZoom: false, doubleClick: "reset" });
+      });
       drawing.then(() => (canvas.dataset.updates = Number(canvas.dataset.updates ?? 0) + 1));
-      drawing.then(clickable).then(mark);
+      drawing.then(local).then(clickable).then(mark);
+    }
+
+    /* Plotly points to gradients and clips by the whole address, which stops working when that changes. */
+    function local() {
+      for (const node of canvas.querySelectorAll("[clip-path*='#']")) node.setAttribute("clip-path", node.getAttribute("clip-path").replace(/\([^#)]*#/, "(#").replace(/['"]\)/, ")"));
+      for (const node of canvas.querySelectorAll(".gradient_filled")) node.style.fill = node.style.fill.replace(/\([^#)]*#/, "(#").replace(/['"]\)/, ")");
     }
 
     /* A click on a point with an id asks the picture of one guess, if it is on the page, to show that guess. */
@@ -81,7 +95,10 @@
       canvas.dataset.clickable = "true";
       canvas.on("plotly_click", ({ points }) => {
         const id = points.find((point) => point.id)?.id;
-        if (id) for (const show of P.state.pickers ?? []) show({ run: shown.run, step: shown.step, node: Number(id) });
+        if (!id) return;
+        // Guesses are told by numbers, parts of a model by names.
+        if (Number.isNaN(Number(id))) canvas.dispatchEvent(new CustomEvent("picked-node", { bubbles: true, detail: { run: shown.run, id } }));
+        else for (const show of P.state.pickers ?? []) show({ run: shown.run, step: shown.step, node: Number(id) });
       });
     }
 
@@ -211,7 +228,7 @@
       if (!panel.classList.contains("expanded")) block.style.gridRowEnd = `span ${Math.ceil((panel.offsetHeight + 10) / 2)}`;
     }).observe(panel);
     new ResizeObserver(() => {
-      if (canvas.data) window.Plotly?.Plots.resize(canvas);
+      if (canvas.data) Promise.resolve(window.Plotly?.Plots.resize(canvas)).then(local, () => {});
       // What scrolls must be reachable without a mouse.
       box.scrollWidth > box.clientWidth ? (box.tabIndex = 0) : box.removeAttribute("tabindex");
     }).observe(box);

@@ -168,11 +168,12 @@
       const open = (event) => {
         if (event.metaKey || event.ctrlKey || event.shiftKey) return;
         event.preventDefault();
+        if (run.circuit) return P.address(run.id), P.state.go("circuits");
         P.state.go("play");
         trigger("open", { run: run.id, page: P.page });
       };
       const shown = run.name || run.prompt || say("no-prompt");
-      return make("a", { href: `?run=${encodeURIComponent(run.id)}`, class: "session", onclick: open },
+      return make("a", { href: `?${run.circuit ? "view=circuits&" : ""}run=${encodeURIComponent(run.id)}`, class: "session", onclick: open },
         make("b", { text: run.method }), make("span", { class: run.name ? "prompt named" : "prompt", text: shown, dir: "auto" }));
     }
 

@@ -120,7 +120,7 @@
       const table = alternatives.length
         ? [make("div", { class: "alt alt-head" }, make("span", { text: P.frozen ? "" : P.say("play.click-one") }), make("span", { class: "num", text: P.say("play.column-model") }), filtered && make("span", { class: "num", text: P.say("play.column-filters") })), ...alternatives.map((one) => row(one, token, filtered))]
         : [make("p", { class: "facts", text: P.say("play.no-alternatives") })];
-      popover.replaceChildren(title, make("p", { class: "facts", text: facts.join(" · ") }), make("div", { class: filtered ? "alts" : "alts plain" }, ...table), make("button", { type: "button", class: "step-link", text: P.say("play.show-step", { n: token.step + 1 }), onclick: () => (P.state.goTo?.(token.step, card), close()) }));
+      popover.replaceChildren(title, make("p", { class: "facts", text: facts.join(" · ") }), make("div", { class: filtered ? "alts" : "alts plain" }, ...table), make("button", { type: "button", class: "step-link", text: P.say("play.show-step", { n: token.step + 1 }), onclick: () => (P.state.goTo?.(token.step, card), close()) }), !P.frozen && P.state.why && head.run && !head.live ? make("button", { type: "button", class: "step-link why-link", text: P.say("circuits.why-token"), onclick: () => (close(), P.state.why({ run: head.run, position: token.position })) }) : "");
       popover.hidden = false;
       const area = card.getBoundingClientRect();
       const place = node.getClientRects()[0] ?? node.getBoundingClientRect();

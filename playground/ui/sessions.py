@@ -18,6 +18,7 @@ from gradio.utils import get_upload_folder
 from engines.errors import DecodingError
 from engines.events import Started
 from playground import exchange
+from playground.circuits import CIRCUIT_METHODS
 from playground.search import MARKS, PAGE, Hit, asked, facets, search
 from playground.store import StoredRun, Unwritable, is_owner
 from playground.texts import Text, text
@@ -220,6 +221,7 @@ def _entry(house: House, hit: Hit, categories: dict[str, str], parents: set[str]
         "status": run.status,
         "error": (run.error or "")[:300],
         "method": _title(house, run.method),
+        "circuit": run.method in CIRCUIT_METHODS,
         "model": run.model,
         "name": run.name or "",
         "starred": run.starred,

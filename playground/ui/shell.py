@@ -9,13 +9,13 @@ import gradio as gr
 from playground import api
 from playground.calm import calm_events
 from playground.server import KEEP_UPLOADS
-from playground.ui import compare, learn, models, play, rail, sessions, sweep
+from playground.ui import circuits, compare, learn, models, play, rail, sessions, sweep
 from playground.ui.house import House
 from playground.ui.live import ASSETS, Live, Server, encode, serve_assets, spoken
 from playground.ui.play import PRIVATE
 from playground.ui.theme import stylesheet, theme
 
-PAGES = ("play", "compare", "sweep", "sessions", "learn", "models")
+PAGES = ("play", "compare", "circuits", "sweep", "sessions", "learn", "models")
 """Ids of the pages, in the order of the header; `<id>.page` in `assets/texts` is a page's name."""
 
 
@@ -44,6 +44,7 @@ def build(house: House) -> gr.Blocks:
         page = PageId()
         playing = play.build(house, page)
         compare.build(house, playing, page, header)
+        circuits.build(house, playing, page, header)
         sweep.build(house, playing, page, header)
         sessions.build(house, playing, page)
         learn.build(house, playing, page)
