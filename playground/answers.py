@@ -1,8 +1,8 @@
 """What a run can answer: the questions of the lessons, and the numbers in their text, worked out from the events.
 
 Nothing that a recording says is typed into a lesson. A lesson names a function of this page, of
-`playground/answers_guessing.py` or of `answers_constrained.py`; it gets a `Moment`, the run as far as it is shown, and
-gives an `Answer`. So a recording that is made anew changes the lesson's numbers too.
+`playground/answers_guessing.py`, `answers_constrained.py` or `answers_attribution.py`; it gets a `Moment`, the run as
+far as it is shown, and gives an `Answer`. So a recording that is made anew changes the lesson's numbers too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from math import exp
 
 from engines.events import Beam, Beams, Candidates, Choice, Commit, Finished, Placed, committed
-from playground import answers_constrained, answers_guessing  # noqa: F401  (their answers enter the list)
+from playground import answers_attribution, answers_constrained, answers_guessing  # noqa: F401  (they enter the list)
 from playground.answering import (
     ANSWERS,
     Answer,

@@ -113,6 +113,8 @@ class Try(_Strict, frozen=True, kw_only=True):
     picture: str
     params: Params = {}
     knobs: tuple[str, ...] = ()
+    raw: bool = False
+    """The prompt as it stands, without a chat template."""
     seed: int = 0
     max_new_tokens: Annotated[int, Meta(ge=1, le=128)] = 48
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from engines.errors import DecodingError
-from engines.events import Commit, Draft, Event, Judged, Mask, Note, Suggestions, Verdict
+from engines.events import Attribution, Circuit, Commit, Draft, Event, Judged, Mask, Note, Patch, Suggestions, Verdict
 from playground.answering import Moment
 from playground.ui.shelf import steps
 from visuals.overlap import chosen, token_of
@@ -148,6 +148,30 @@ def _verdicts(step: Sequence[Event]) -> list[Verdict]:
     return [event for event in step if isinstance(event, Verdict)]
 
 
+def _estimate(step: Sequence[Event]) -> bool:
+    """All parts of the model were scored at once."""
+    return any(isinstance(event, Circuit) for event in step)
+
+
+def _measured(step: Sequence[Event]) -> bool:
+    """A row of a map was measured by exact patching."""
+    return any(isinstance(event, Patch) and event.how == "exact" for event in step)
+
+
+def _attended(step: Sequence[Event]) -> bool:
+    """The words were coloured by attention."""
+    return _coloured(step, "attention")
+
+
+def _left_out(step: Sequence[Event]) -> bool:
+    """The words were coloured by what happens without each of them."""
+    return _coloured(step, "leave-one-out")
+
+
+def _coloured(step: Sequence[Event], how: str) -> bool:
+    return any(isinstance(event, Attribution) and event.how == how for event in step)
+
+
 def _is_word(step: Sequence[Event]) -> bool:
     """Whether the shown guess has a letter: a dot or a line break is hard to speak of."""
     found = chosen(step, None)
@@ -175,5 +199,9 @@ HAPPENINGS: dict[str, Happening] = {
     "narrow mask": _narrow_mask,
     "lone mask": _lone_mask,
     "suggestion": _suggestion,
+    "estimate": _estimate,
+    "measured row": _measured,
+    "attention row": _attended,
+    "leave-one-out row": _left_out,
 }
 """What can happen in a step, by name."""

@@ -185,6 +185,7 @@ def setup_of(house: House, trial: Try, values: Mapping[str, Any]) -> Setup:
         prompt=_prompt(house, trial),
         params=msgspec.to_builtins(params),
         seed=trial.seed,
+        raw=trial.raw,
         max_new_tokens=trial.max_new_tokens,
     )
 
@@ -276,7 +277,11 @@ def decode(
         if events:
             yield [message(), *canvas.at(events, keep=False).outputs([picture])]
     except DecodingError as error:
-        yield said(str(error), tone="problem")
+        problem = str(error)
+        if events:
+            yield [message(problem, tone="problem"), *canvas.at(events, keep=False).outputs([picture])]
+        else:
+            yield said(problem, tone="problem")
     finally:
         house.forget(page, flag)
 
