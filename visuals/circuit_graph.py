@@ -35,9 +35,9 @@ WIDTHS = ((0.5, 4.5, 0.85), (0.25, 3.2, 0.75), (0.1, 2.2, 0.65), (0.04, 1.4, 0.5
 SYMBOLS = {"head": "circle", "mlp": "square", "embedding": "triangle-up", "logits": "diamond", "group": "hexagon"}
 SMALLEST, LARGEST = 9, 26
 """Pixels of a node."""
-LANE, LABEL_HIGH = 80, 36
+LANE, LABEL_HIGH = 42, 50
 """Pixels that a node and its label need, across and upwards."""
-HEAD, CURVE_HIGH = 66, 84
+HEAD, CURVE_HIGH = 82, 84
 LEVEL, SLANTED = 30, 62
 """Pixels of the words below."""
 FOR, AGAINST = EFFECT[-1], EFFECT[0]
@@ -185,9 +185,9 @@ def draw(
     layers = 1 + max((node.layer for node in circuit.nodes if node.kind in ("head", "mlp")), default=0)
     pitch = max(7.0, min(60.0, 480 / (layers + 2)))
     wide, columns = _lay_out(dots, kept, layers, LABEL_HIGH / pitch)
-    graph_high = max(200.0, pitch * (layers + 2.7))
+    graph_high = max(200.0, pitch * (layers + 2.7) + 16)
     found = curves(events)
-    low = CURVE_HIGH + 74 if found else 0
+    low = CURVE_HIGH + 89 if found else 0
     roomy = all(column.right > column.left for column in columns)
     inner = graph_high + ((LEVEL if roomy else SLANTED) if columns else 8) + low
     tokens = prompt(events)
@@ -211,7 +211,7 @@ def draw(
             "layer",
             domain=[1 - graph_high / inner, 1],
             anchor="x",
-            range=[-1 - 30 / pitch, layers + 0.7],
+            range=[-1 - 46 / pitch, layers + 0.7],
             tickvals=list(range(0, layers, next((step for step in (1, 2, 5, 10, 20) if layers <= 8 * step), 50))),
             showgrid=True,
             fixedrange=True,
@@ -221,7 +221,10 @@ def draw(
     if found:
         count = sum(node.kind in ("head", "mlp") for node in kept)
         data += _curves(found, count)
-        notes.append(label(_trust(found), 0, (CURVE_HIGH + 32) / inner, font={"size": SMALL, "color": LIGHT["soft"]}))
+        notes += [
+            label(line, 0, (CURVE_HIGH + 47) / inner, yshift=-15 * place, font={"size": SMALL, "color": LIGHT["soft"]})
+            for place, line in enumerate(_trust(found))
+        ]
         layout |= _curve_axes(found, inner, count)
     return drawing(
         [trace for trace in data if trace["x"]],
@@ -356,7 +359,7 @@ def _nodes(dots: Sequence[Dot], pinned: Sequence[str], tokens: Sequence[Token]) 
         "x": [round(dot.x, 3) for dot in dots],
         "y": [round(dot.y, 3) for dot in dots],
         "ids": [_safe(dot.name) for dot in dots],
-        "text": [f"{_safe(dot.name)} {signed(dot.score)}" for dot in dots],
+        "text": [f"{_safe(dot.name)}<br>{signed(dot.score)}" for dot in dots],
         "textposition": "bottom center",
         "textfont": text_font(size=SMALL, shadow=_HALO),
         "cliponaxis": False,
@@ -402,24 +405,24 @@ def _headline(circuit: Circuit, kept: Sequence[CircuitNode], ways: Sequence[Circ
     all_edges = max(circuit.edge_count, len(circuit.edges))
     return [
         label(
-            f"<b>{shown}</b> of {components:,} components, <b>{len(ways):,}</b> of {all_edges:,} edges ·"
-            f" {safe(circuit.how[:22].replace('-', ' '))}",
+            f"<b>{shown}</b> of {components:,} components, <b>{len(ways):,}</b> of {all_edges:,} edges",
             0,
             1,
-            yshift=40,
+            yshift=56,
             font={"size": 13, "color": LIGHT["ink"]},
         ),
-        label("● head  ■ MLP  ▲ embedding  ◆ logits".replace("  ", "\u2003"), 0, 1, yshift=21),
-        label(f"── {sides[0]} \u2003╌╌ {sides[1]} \u2003larger: stronger", 0, 1, yshift=3),
+        label(f"by {safe(circuit.how[:22].replace('-', ' '))}; larger: stronger", 0, 1, yshift=38),
+        label("● head  ■ MLP  ▲ embedding  ◆ logits".replace("  ", "\u2003"), 0, 1, yshift=20),
+        label(f"── {sides[0]} \u2003╌╌ {sides[1]}", 0, 1, yshift=2),
     ]
 
 
-def _trust(found: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+def _trust(found: Mapping[str, Sequence[tuple[float, float]]]) -> list[str]:
     words = {FAITHFULNESS: "● faithfulness, should be 1", COMPLETENESS: "■ completeness, should be 0"}
-    return " \u2003".join(
+    return [
         f"{words[name]}: <b>{signed(points[-1][1]).removeprefix('+')}</b> with {points[-1][0]:.0f} nodes"
         for name, points in found.items()
-    )
+    ]
 
 
 def _curves(found: Mapping[str, Sequence[tuple[float, float]]], count: int) -> list[dict[str, Any]]:

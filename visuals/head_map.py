@@ -20,8 +20,8 @@ from visuals.picture import Drawing, Row, picture
 from visuals.spelling import safe
 
 MOST_LAYERS, MOST_HEADS = 100, 64
-LISTED, TOLD = 8, 3
-HEAD, FOOT_LINE = 74, 18
+LISTED, TOLD = 9, 3
+HEAD, FOOT_LINE = 84, 18
 LEFT, RIGHT = 34, 10
 
 
@@ -177,7 +177,7 @@ def draw(events: Sequence[Event]) -> Drawing | None:
         grid = _grid(found, how)
         traces.append(
             effect_map(grid, 0, axes, hoverinfo="skip")
-            | ({} if column else scale_bar(found.direction, y=1 + 24 / high))
+            | ({} if column else scale_bar(found.direction, y=1 + 34 / high))
         )
         traces += [minus_signs(grid, 0, axes), _frames(ranked, axes), _spots(found, how, axes)]
         done = sum(value is not None for row in grid for value in row)
@@ -217,9 +217,9 @@ def _grid(found: Known, how: str) -> Grid:
 
 
 def _listed(ranked: Sequence[Head]) -> list[str]:
-    """The strongest heads, four in a line."""
-    words = [f"{head.id:>7} <b>{signed(head.effect)}</b>" for head in ranked]
-    return ["  ".join(words[start : start + 4]).replace(" ", "\u00a0") for start in range(0, len(words), 4)]
+    """The strongest heads, three in a line."""
+    words = [f"{head.id:<6} <b>{signed(head.effect)}</b>" for head in ranked]
+    return ["  ".join(words[start : start + 3]).replace(" ", "\u00a0") for start in range(0, len(words), 3)]
 
 
 def _frames(ranked: Sequence[Head], axes: str) -> dict[str, Any]:

@@ -20,12 +20,13 @@ from visuals.palette import LIGHT, ROLES, SURE, sure_ink, sure_level
 from visuals.picture import Drawing, Row, picture
 from visuals.spelling import quoted, visible
 
-MOST_LAYERS, MOST_POSITIONS = 100, 24
-CELL_WIDE, CELL_HIGH = 58, 17
-LETTERS = 7
-LINE_WIDE = 190
+MOST_LAYERS, MOST_POSITIONS = 100, 6
+"""Of the positions the last ones, where the answer comes up: so many that no one has to look for it."""
+CELL_WIDE, CELL_HIGH = 36, 17
+LETTERS = 5
+LINE_WIDE = 84
 HEAD, FOOT = 50, 78
-LEFT, RIGHT = 40, 12
+LEFT, RIGHT = 32, 8
 SIDE = ROLES["bonus"].ink
 
 
@@ -179,7 +180,7 @@ def draw(events: Sequence[Event]) -> Drawing | None:
             | {"zerolinecolor": LIGHT["soft"]}
         )
         layout["yaxis2"] = layer_axis(found.height, anchor="x2", showticklabels=False)
-        notes.append(label("answer − foil, last position", share + 0.01, 1, yshift=4))
+        notes.append(label("answer − foil", share + 0.01, 1, yshift=4))
     return drawing(
         traces,
         height=HEAD + high + FOOT,
@@ -198,7 +199,7 @@ def _headline(found: Known, shown: range) -> list[dict[str, Any]]:
         line = f"the answer <b>{visible(last)}</b> is on top from layer <b>{start}</b> on"
     part = "framed: the answer" if found.answer is not None else "stronger colour: surer"
     if len(shown) < found.positions:
-        part += f" · positions {shown.start} to {shown.stop - 1} of {found.positions}"
+        part += f" · last {len(shown)} of {found.positions} words"
     return [
         label(line, 0, 1, yshift=22, font={"size": NORMAL + 1, "color": LIGHT["ink"]}),
         label(part, 0, 1, yshift=4, font={"size": SMALL, "color": LIGHT["soft"]}),

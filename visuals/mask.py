@@ -28,12 +28,14 @@ SHOWN = 6
 """Tokens on either side of the comparison."""
 COLUMNS = 64
 MOST_CELLS = 1024
-LINE, HEADINGS, LINES = 76, 4, 6
+LINE, HEADINGS, LINES = 46, 4, 7
 """Characters of a line of the reader's state, its headings at most, their lines in all."""
 
 MASS_HIGH, COUNT_HIGH, ROW_HIGH, CELL_HIGH = 74, 64, 19, 9
 BLOCKED, GRAMMAR = ROLES["rejected"], ROLES["forced"]
-NAME, BAR = 19.0, 19.0
+LETTERS = 9
+"""Characters of a token's name; a blocked one has two less, for its mark."""
+NAME, BAR = 22.0, 16.0
 """Widths of a token's name and of the longest bar, where the panel is 100 wide."""
 HALF = 51.0
 SHARES = ("none allowed", *(f"about {eighth}/8 allowed" for eighth in range(1, 9)), "all allowed")
@@ -121,10 +123,10 @@ def draw(events: Sequence[Event]) -> Drawing | None:
         return None
     state = _state(mask)
     rows = max(1, math.ceil(len(mask.cells[:MOST_CELLS]) / COLUMNS))
-    stack = _Stack(top=30)
+    stack = _Stack(top=44)
     mass_band = stack.take(MASS_HIGH, 30)
     count_band = stack.take(COUNT_HIGH, 46 + 16 * max(1, len(state)) + 14)
-    list_band = stack.take(SHOWN * ROW_HIGH, 34)
+    list_band = stack.take(SHOWN * ROW_HIGH, 46)
     map_band = stack.take(rows * CELL_HIGH, 0)
     first = steps[0].position
     ends = [min(first, mask.position) - 0.5, max(steps[-1].position, mask.position, first + FEWEST_COLUMNS - 1) + 0.5]
@@ -135,28 +137,29 @@ def draw(events: Sequence[Event]) -> Drawing | None:
         "zeroline": False,
         "tickfont": {"size": SMALL},
     }
-    share = f"<b>{_percent(mask.blocked_mass)}</b> of what the model wanted at position {mask.position} is blocked"
-    left = f"<b>{mask.allowed:,}</b> of {mask.vocabulary:,} tokens {'is' if mask.allowed == 1 else 'are'} left"
+    share = f"<b>{_percent(mask.blocked_mass)}</b> of what the model wanted is blocked"
+    left = f"<b>{mask.allowed:,}</b> of {mask.vocabulary:,} tokens"
     if mask.end_allowed:
-        left += ": the end of the text" if mask.allowed == 1 else ", the end of the text among them"
+        left += ": the end of the text" if mask.allowed == 1 else ", the end of text too"
+    else:
+        left += " is left" if mask.allowed == 1 else " are left"
     lists = list_band.top
     # With nothing said of the reader, the time stands in its place.
     told = state or [f"{safe(mask.engine[:40])} took {milliseconds(max(0.0, mask.seconds))} for this mask"]
     words = [
-        stack.label(share, 24, size=NORMAL + 2, color=LIGHT["ink"]),
+        stack.label(share, 24, size=NORMAL + 1, color=LIGHT["ink"]),
+        stack.label(f"at position {mask.position}, framed", 40, size=SMALL),
         stack.label(left, count_band.top - 2),
         *(stack.label(line, lists - 28 - 16 * (len(told) - 1 - place)) for place, line in enumerate(told)),
         stack.label("<b>wanted, but blocked</b>", lists - 5),
         stack.label("<b>wanted and allowed</b>", lists - 5, x=HALF / 100),
-        stack.label(
-            "<b>vocabulary in byte order</b> · strong: most allowed · pale: some",
-            map_band.top - 6,
-        ),
+        stack.label("<b>vocabulary in byte order</b>", map_band.top - 19),
+        stack.label("strong: most allowed · pale: some", map_band.top - 4, size=SMALL),
     ]
     return drawing(
         [*_strip(steps), *_lists(mask), _map(mask, rows)],
         height=stack.height + 8,
-        min_width=480,
+        min_width=340,
         margin={"l": 42, "r": 10, "t": 0, "b": 8},
         bargap=0.15,
         barmode="overlay",
@@ -272,7 +275,7 @@ def _lists(mask: Mask) -> list[dict[str, Any]]:
         ink = BLOCKED.ink if side else LIGHT["ink"]
         for row, choice in enumerate(choices):
             p = _share(choice.p)
-            name = visible(choice.token, 10)
+            name = visible(choice.token, LETTERS - 2 if side else LETTERS)
             names.append((base, row, f"{BLOCKED.mark} {name}" if side else name, ink))
             told = f"{visible(choice.token)} · {p:.4f} {'blocked' if side else 'allowed'}"
             bars.append((base + NAME, BAR * p / longest, row, side, told))

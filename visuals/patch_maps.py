@@ -44,6 +44,8 @@ SITES = {
 """The sites in the order of their rows, in words."""
 MOST_LAYERS, MOST_POSITIONS, MOST_ESTIMATES = 100, 96, 2
 MOST_EFFECTS = 256
+DIRECT = "direct"
+"""The `how` of what a part of the model adds to the logits itself: no guess of what patching would do."""
 CONFIRMED, PARTLY = 0.9, 0.7
 """Correlations from which on a guess is confirmed, or partly."""
 BADGES = {
@@ -52,7 +54,7 @@ BADGES = {
     "refuted": ("✕", ROLES["rejected"]),
 }
 """A verdict, its mark, and the role whose colours it has."""
-HEAD, ROW_HEAD, GAP, FOOT = 78, 44, 14, 84
+HEAD, LINE_HIGH, ROW_HEAD, GAP, FOOT = 42, 18, 60, 14, 84
 """Pixels above the maps, above each row, below each row, and for the words below."""
 LEFT, RIGHT = 34, 10
 
@@ -188,7 +190,11 @@ def narrate(events: Sequence[Event]) -> str:
             f" {place_told(found.tokens, position)}: {signed(effect)} of the difference."
         )
     if not found.exact:
-        said.append("These are guesses: nothing has been measured by exact patching yet.")
+        said.append(
+            "These are direct effects on the logits."
+            if found.estimates == [DIRECT]
+            else "These are guesses: nothing has been measured by exact patching yet."
+        )
     else:
         done, rows = sum(maps.measured(EXACT) for maps in found.sites), found.layers * len(found.sites)
         said.append(f"Exact patching has measured {done} of {rows} rows.")
@@ -224,17 +230,17 @@ def draw(events: Sequence[Event]) -> Drawing | None:
     high = max(90, min(190, 6 * found.layers))
     rows = len(found.sites)
     inner = rows * (ROW_HEAD + high + GAP)
-    wide = max(256, min(520, 13 * len(shown)))
+    wide = max(148, min(520, 13 * len(shown)))
     between = 0.05 if len(columns) > 1 else 0.0
     across = (1 - between * (len(columns) - 1)) / len(columns)
     labels = [place_name(found.tokens, position) for position in shown]
     traces: list[dict[str, Any]] = []
     layout: dict[str, Any] = {}
-    notes: list[dict[str, Any]] = _headline(found)
+    head, notes = _headline(found)
     lines = []
     for row, maps in enumerate(found.sites):
         top = inner - row * (ROW_HEAD + high + GAP) - ROW_HEAD
-        notes.append(label(f"<b>{SITES[maps.site]}</b> <b>·</b> {maps.site}", 0, (top + 22) / inner))
+        notes.append(label(f"<b>{SITES[maps.site]}</b> <b>·</b> {maps.site}", 0, (top + 38) / inner))
         for column, how in enumerate(columns):
             number = row * len(columns) + column
             axes = str(number + 1) if number else ""
@@ -265,14 +271,14 @@ def draw(events: Sequence[Event]) -> Drawing | None:
                 anchor=f"x{axes}",
                 showticklabels=column == 0,
             )
-            notes += _badge(found, maps, how, left, left + across, (top + 3) / inner)
+            notes += _badge(found, maps, how, left, (top + 3) / inner)
             if shown.start < found.first < shown.stop:
                 lines.append(_first(found.first, axes))
     return drawing(
         [trace for trace in traces if trace["type"] == "heatmap" or trace["x"]],
-        height=HEAD + inner + FOOT,
+        height=head + inner + FOOT,
         min_width=min(2000, max(340, LEFT + RIGHT + wide * len(columns))),
-        margin={"t": HEAD, "l": LEFT, "r": RIGHT, "b": FOOT},
+        margin={"t": head, "l": LEFT, "r": RIGHT, "b": FOOT},
         annotations=notes,
         shapes=lines,
         **layout,
@@ -321,21 +327,27 @@ def _hover(maps: Maps, how: str) -> str:
     return f"{SITES[maps.site]}, layer %{{y}}<br>%{{customdata}}<br>{measured} %{{z:+.3f}}<extra></extra>"
 
 
-def _headline(found: Known) -> list[dict[str, Any]]:
-    """Above everything: what was guessed, and how much of it is measured; below, whose words these are."""
+def _headline(found: Known) -> tuple[int, list[dict[str, Any]]]:
+    """Above everything, with its height: what was guessed, how much of it is measured; below, whose words these are."""
     done, rows = sum(maps.measured(EXACT) for maps in found.sites), found.layers * len(found.sites)
     guesses = " and ".join(f"<b>{_name(how, drawn=True)}</b>" for how in found.estimates)
-    if found.exact and guesses:
-        line = f"{guesses} guessed at once; exact patching has measured <b>{done}</b> of {rows} rows"
-    elif found.exact:
-        line = f"exact patching has measured <b>{done}</b> of {rows} rows"
-    else:
-        line = f"{guesses} guessed all rows at once; none is measured yet"
-    notes = [label(line, 0, 1, yshift=HEAD - 20, font={"size": 13, "color": LIGHT["ink"]})]
+    strong = {"size": 13, "color": LIGHT["ink"]}
+    lines = []
+    if guesses:
+        only = found.estimates == [DIRECT]
+        lines.append((f"{guesses} effects on the logits" if only else f"{guesses} guessed all at once", strong))
+    if found.exact:
+        lines.append((f"exact patching has measured <b>{done}</b> of {rows} rows", strong))
+    elif found.estimates != [DIRECT]:
+        lines.append(("none of it is measured yet", strong))
     small = {"font": {"size": SMALL, "color": LIGHT["soft"]}, "xanchor": "right"}
     if found.exact and guesses:
         after = f" / from position {found.first} on" if found.first else ""
-        notes.append(label(f"r: Pearson over all{after}", 1, 1, yshift=22, **small))
+        lines.append((f"r: Pearson over all positions{after}", {"size": SMALL, "color": LIGHT["soft"]}))
+    head = HEAD + LINE_HIGH * len(lines)
+    notes = [
+        label(line, 0, 1, yshift=head - LINE_HIGH * (1 + place), font=font) for place, (line, font) in enumerate(lines)
+    ]
     if found.positions > MOST_POSITIONS:
         shown = _window(found)
         notes.append(
@@ -343,15 +355,17 @@ def _headline(found: Known) -> list[dict[str, Any]]:
         )
     elif found.prompts > 1:
         notes.append(label(f"words of the first of {found.prompts} prompts", 1, 0, yshift=4 - FOOT, **small))
-    return notes
+    return head, notes
 
 
-def _badge(found: Known, maps: Maps, how: str, left: float, right: float, y: float) -> list[dict[str, Any]]:
+def _badge(found: Known, maps: Maps, how: str, left: float, y: float) -> list[dict[str, Any]]:
     """The name of a map and, of an estimate, what the truth says of it."""
+    soft = {"size": SMALL, "color": LIGHT["soft"]}
     if how == EXACT:
-        return [label(f"exact patching, {maps.measured(EXACT)} of {maps.layers} rows", left, y)]
+        done = f"{maps.measured(EXACT)} of {maps.layers} rows"
+        return [label("exact patching", left, y, yshift=16), label(done, left, y, font=soft)]
     everywhere, after = found.agreement(maps, how)
-    notes = [label(_name(how, drawn=True), left, y)]
+    notes = [label(_name(how, drawn=True), left, y, yshift=16)]
     if everywhere is None:
         return notes
     judged = verdict(everywhere if after is None else after)
@@ -360,9 +374,9 @@ def _badge(found: Known, maps: Maps, how: str, left: float, right: float, y: flo
     numbers = f"{everywhere:.2f} / {after:.2f}" if after is not None and found.first else f"{everywhere:.2f}"
     badge = label(
         f"<b>{mark}</b> {word}, r <b>{numbers}</b>",
-        right,
+        left,
         y,
-        xanchor="right",
+        xshift=1,
         bgcolor=role.bg,
         bordercolor=role.edge,
         borderpad=1,

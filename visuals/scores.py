@@ -10,13 +10,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from engines.events import Event, Score
+from engines.events import Event, Score, Token
 from visuals.canvas import axis, drawing, legend, number, text_font
 from visuals.palette import LIGHT, ROLES, SURE
 from visuals.picture import Drawing, Row, picture
 from visuals.spelling import plain, safe, visible
 
 MOST_ROWS = 24
+SHORT = 13
+"""Characters of a text that stands for itself; a longer one is called a sample."""
+VERDICT = "written text is valid"
+"""Yes or no, said of the texts of several engines: nothing that is weighed, and the arena shows it."""
 
 _FILLS: tuple[dict[str, Any], ...] = (
     {"color": SURE[4], "line": {"color": LIGHT["accent"], "width": 1}},
@@ -48,17 +52,23 @@ def latest(events: Sequence[Event]) -> list[Score]:
         return [
             s for s in scores if s.position == last.position and s.sequence == last.sequence and math.isfinite(s.value)
         ]
-    newest = {
-        (score.sequence, score.text if score.sequence is None else ""): score
-        for score in scores
-        if score.position is None
-    }
+    newest = {score.sequence: score for score in scores if score.position is None}
     return [score for score in newest.values() if math.isfinite(score.value)]
 
 
 def _scores(events: Sequence[Event]) -> list[Score]:
-    """All scores but those of a search tree's places, which the picture of the search shows."""
-    return [event for event in events if isinstance(event, Score) and "parent" not in event.parts]
+    """The scores of candidates and of samples, which are weighed against each other.
+
+    A search tree's places have a picture of their own; other scores judge something as a whole, such as a method.
+    """
+    return [
+        event
+        for event in events
+        if isinstance(event, Score)
+        and "parent" not in event.parts
+        and (event.position is not None or event.sequence is not None)
+        and event.name != VERDICT
+    ]
 
 
 def table(events: Sequence[Event]) -> list[Row]:
@@ -123,7 +133,7 @@ def draw(events: Sequence[Event]) -> Drawing | None:
     ]
     low, top = min(ends), max(ends)
     span = (top - low) or 1.0
-    right = top + 0.22 * span
+    right = top + 0.36 * span
     return drawing(
         [*_parts(scores, names), *_values(scores, not names, right)],
         height=28 * max(len(scores), 5) + 92,
@@ -209,7 +219,10 @@ def _row_name(score: Score, index: int) -> str:
     if score.token is not None:
         name = visible(score.token, 13)
     else:
+        text = Token(-1, score.text)
         name = f"sample {(score.sequence if score.sequence is not None else index) + 1}"
+        if score.text and len(plain(text)) <= SHORT:
+            name = visible(text)
     return f"<b>{name}</b> ✓" if score.chosen else f"{name}  "
 
 

@@ -1,9 +1,9 @@
-"""A table of numbers as a map: darker is greater, the greatest cell is ringed.
+"""The spans of a passage as a map: darker is more probable, the greatest cell is ringed.
 
-Made for the spans of a passage: a row per token that a span may begin with, a column per length, which leaves a
-triangle; the value is the span's log-probability. Over it goes the path of greedy decoding, a cell for each of its
+A row per token that a span may begin with, a column per length, which leaves a triangle; the value is the span's
+log-probability. Over it goes the path of greedy decoding, a cell for each of its
 tokens. It steps to another row where its text goes on elsewhere in the passage, and leaves the map in red, dashed and
-with a cross, where no span goes on as it does. Any other `Matrix` is drawn in the same way, without a path.
+with a cross, where no span goes on as it does. Tables of any other kind are none of this picture's business.
 
 Values that are nowhere above 0 are taken for log-probabilities: the shades are then nats below the best. All others
 are shaded in six equal steps from the least to the greatest.
@@ -58,9 +58,9 @@ class Known:
 
 
 def latest(events: Sequence[Event]) -> Known | None:
-    """The last table that holds a number."""
+    """The last map of spans that holds a number."""
     for event in reversed(events):
-        if isinstance(event, Matrix) and (numbers := cells(event)):
+        if isinstance(event, Matrix) and event.name == SPANS and (numbers := cells(event)):
             return Known(event, numbers, max(numbers, key=lambda cell: cell.value))
     return None
 
@@ -76,17 +76,16 @@ def cells(matrix: Matrix) -> list[Cell]:
 
 
 def relevant(events: Sequence[Event]) -> bool:
-    """Whether a table was told of."""
+    """Whether spans were weighed."""
     return latest(events) is not None
 
 
 def top(known: Known, count: int = LISTED) -> list[Cell]:
     """The greatest cells, best first; a text that stands at several places is taken once."""
     matrix = known.matrix
-    found: dict[object, Cell] = {}
+    found: dict[str, Cell] = {}
     for cell in heapq.nsmallest(16 * count, known.cells, key=lambda cell: (-cell.value, cell.row, cell.column)):
-        key = _joined(matrix, cell) if matrix.name == SPANS else (cell.row, cell.column)
-        found.setdefault(key, cell)
+        found.setdefault(_joined(matrix, cell), cell)
     return list(found.values())[:count]
 
 
@@ -115,12 +114,11 @@ def narrate(events: Sequence[Event]) -> str:
     """The greatest value, the next ones, and how greedy decoding fares."""
     known = latest(events)
     if known is None:
-        return "No table of numbers has been told of yet."
+        return "No spans have been weighed yet."
     matrix = known.matrix
     first, *others = top(known, 3)
-    what = "spans have been weighed" if matrix.name == SPANS else "numbers are in the table"
     said = [
-        f"{len(known.cells):,} {what}.",
+        f"{len(known.cells):,} spans have been weighed.",
         f"The greatest {_plain(matrix.value_name) or 'value'} is {first.value:.3f}: {_name(matrix, first)}.",
     ]
     if others:
@@ -183,7 +181,7 @@ def draw(events: Sequence[Event]) -> Drawing | None:
     if out := _exit(matrix, path, rows, columns):
         traces.append(out)
     below = [
-        label(f"<b>{best_words(matrix)}</b>", 0, 0, yshift=-14, yanchor="top"),
+        label("<b>the most probable spans</b>", 0, 0, yshift=-14, yanchor="top"),
         *(
             label(
                 f"{place}. {cell.value:.3f} {_escaped(matrix, cell)}",
@@ -223,11 +221,6 @@ def draw(events: Sequence[Event]) -> Drawing | None:
     )
 
 
-def best_words(matrix: Matrix) -> str:
-    """The heading of the list."""
-    return "the most probable spans" if matrix.name == SPANS else "the greatest values"
-
-
 def _head(matrix: Matrix, best: Cell, rows: range, columns: range) -> list[dict[str, Any]]:
     """What the map shows, and what of it."""
     names = {mark.name for mark in matrix.marks}
@@ -252,7 +245,7 @@ def _head(matrix: Matrix, best: Cell, rows: range, columns: range) -> list[dict[
             0,
             1,
             yshift=HEAD - 22 - 17 * place,
-            font={"size": NORMAL + 2 if place == 0 else SMALL, "color": LIGHT["ink"] if place == 0 else LIGHT["soft"]},
+            font={"size": NORMAL if place == 0 else SMALL, "color": LIGHT["ink"] if place == 0 else LIGHT["soft"]},
         )
         for place, line in enumerate(lines)
     ]
@@ -383,9 +376,7 @@ def _joined(matrix: Matrix, cell: Cell) -> str:
 
 
 def _text(matrix: Matrix, cell: Cell) -> Token:
-    if matrix.name == SPANS:
-        return Token(-1, _joined(matrix, cell)[: 4 * LONGEST] or " ")
-    return Token(-1, f"{matrix.rows[cell.row][:40]} · {matrix.columns[cell.column][:40]}")
+    return Token(-1, _joined(matrix, cell)[: 4 * LONGEST] or " ")
 
 
 def _escaped(matrix: Matrix, cell: Cell) -> str:

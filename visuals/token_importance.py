@@ -24,14 +24,15 @@ from visuals.spelling import plain, quoted, safe, visible
 
 METRICS = ("Soft-NS", "Soft-NC")
 CHANCE = "random"
-MOST_METHODS, MOST_TOKENS, MOST_SCORED = 6, 600, 12
+MOST_METHODS, MOST_TOKENS, MOST_SCORED = 8, 600, 12
 """Rows beside that of chance; words in all of them together; rows of the table."""
-WIDE = 700
-"""Pixels of a line; letters keep their size, so that is also how many of them fit."""
+WIDE, NARROWEST = 400, 340
+"""Units of a line, and the fewest pixels for it. Letters keep their size, so boxes have some room for them."""
 LETTER, GAP, PAD = 7.3, 4, 5
-BOX_HIGH, LINE_HIGH, SWAP_HIGH, TITLE_HIGH, BETWEEN = 22, 28, 17, 26, 14
-TOKEN_WIDTH = 14
-TABLE_ROW = 19
+BOX_HIGH, LINE_HIGH, SWAP_HIGH, TITLE_HIGH, TOLD_HIGH, BETWEEN = 20, 25, 16, 24, 16, 10
+TOKEN_WIDTH, TITLE_WIDTH, TOLD_WIDTH = 13, 12, 50
+"""Characters of a word, of one in a title, and of a line of what is told."""
+TABLE_ROW = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,7 @@ class _Page:
 
     y: float = 0.0
     boxes: dict[str, tuple[Points, Points]] = field(default_factory=dict)
-    words: dict[tuple[str, int], list[tuple[float, float, str]]] = field(default_factory=dict)
+    words: dict[tuple[str, int, str], list[tuple[float, float, str]]] = field(default_factory=dict)
     under: tuple[Points, Points] = field(default_factory=lambda: ([], []))
     struck: tuple[Points, Points] = field(default_factory=lambda: ([], []))
     spots: list[tuple[float, float, str]] = field(default_factory=list)
@@ -152,8 +153,10 @@ class _Page:
         xs += [x, x + wide, x + wide, x, x, None]
         ys += [y - high, y - high, y + high, y + high, y - high, None]
 
-    def write(self, x: float, y: float, text: str, colour: str, size: int = NORMAL) -> None:
-        self.words.setdefault((colour, size), []).append((x, y, text))
+    def write(
+        self, x: float, y: float, text: str, colour: str, size: int = NORMAL, place: str = "middle right"
+    ) -> None:
+        self.words.setdefault((colour, size, place), []).append((x, y, text))
 
     def line(self, which: tuple[Points, Points], x0: float, x1: float, y: float) -> None:
         which[0].extend((x0, x1, None))
@@ -176,39 +179,42 @@ def draw(events: Sequence[Event]) -> Drawing | None:
         return None
     page = _Page()
     against = any(min(weights(row), default=0.0) < 0 for row in found.rows)
-    page.y += TABLE_ROW / 2
-    caption = "the stronger the colour, the more a word mattered" + "; orange and dashed: against the token" * against
-    page.write(0, page.y, caption, LIGHT["soft"], SMALL)
-    page.y += TABLE_ROW / 2
+    captions = [
+        "the stronger the colour, the more a word mattered",
+        *["orange and dashed: against the token"] * against,
+    ]
+    for caption in captions:
+        page.write(0, page.y + TOLD_HIGH / 2, caption, LIGHT["soft"], SMALL)
+        page.y += TOLD_HIGH
+    before = None
     for row in found.rows:
-        _add(page, row, MOST_TOKENS // len(found.rows))
+        _add(page, row, MOST_TOKENS // len(found.rows), before)
+        before = row.before
     _add_scores(page, found)
     high = max(150, round(page.y) + 8)
     return drawing(
         _traces(page),
         height=high,
-        min_width=WIDE,
-        margin={"l": 6, "r": 6, "t": 4, "b": 4},
+        min_width=NARROWEST,
+        margin={"l": 4, "r": 4, "t": 4, "b": 4},
         dragmode="pan",
-        xaxis=hidden_axis(range=[0, WIDE - 12], fixedrange=True),
+        xaxis=hidden_axis(range=[0, WIDE], fixedrange=True),
         yaxis=hidden_axis(range=[high - 8, 0], fixedrange=True),
     )
 
 
-def _add(page: _Page, row: Attribution, most_tokens: int) -> None:
-    """A method's title and its words, the last ones if there are too many."""
+def _add(page: _Page, row: Attribution, most_tokens: int, before: float | None) -> None:
+    """A method's title and its words, the last ones if there are too many; `before` has been told by the row above."""
     scores = weights(row)
     most = max((abs(score) for score in scores), default=0.0) or 1.0
     diverging = min(scores, default=0.0) < 0
     swaps = {swap.index: swap.token for swap in row.swaps}
-    page.y += TITLE_HIGH / 2 + 2
-    page.write(0, page.y, _title(row), LIGHT["ink"], 13)
+    page.write(0, page.y + TITLE_HIGH / 2, _title(row), LIGHT["ink"])
+    page.y += TITLE_HIGH
     start = max(0, len(row.context) - most_tokens)
-    told = _told(row, start)
-    if told:
-        page.y += 18
-        page.write(0, page.y, told, LIGHT["soft"])
-    page.y += TITLE_HIGH / 2
+    for told in _told(row, start, before):
+        page.write(0, page.y + TOLD_HIGH / 2 - 2, told, LIGHT["soft"], SMALL)
+        page.y += TOLD_HIGH
     x = 0.0
     line: list[tuple[float, float, str, str, float, str]] = []
     for index, (token, score) in enumerate(zip(row.context[start:], scores[start:], strict=True), start):
@@ -216,7 +222,7 @@ def _add(page: _Page, row: Attribution, most_tokens: int) -> None:
         other = visible(swaps[index], TOKEN_WIDTH) if index in swaps else ""
         letters = max(len(plain(token, TOKEN_WIDTH)), len(plain(swaps[index], TOKEN_WIDTH)) if index in swaps else 0)
         wide = round(letters * LETTER + 2 * PAD, 1)
-        if x + wide > WIDE - 14 and line:
+        if x + wide > WIDE and line:
             _add_line(page, line, diverging)
             x, line = 0.0, []
         hover = f"{text} {index}<br>score {signed(score, 4)}" + (f"<br>swapped for {other}" if other else "")
@@ -239,43 +245,51 @@ def _add_line(page: _Page, line: Sequence[tuple[float, float, str, str, float, s
             colour = SURE[max(1, sure_level(share))]
             ink = sure_ink(share)
         page.box(x, y, wide, colour)
-        page.write(x + PAD, y, text, ink)
+        page.write(x + wide / 2, y, text, ink, SMALL, "middle center")
         page.spots.append((x + wide / 2, y, hover))
         if share < 0:
             page.line(page.under, x + 1, x + wide - 1, y + BOX_HIGH / 2)
         if other:
             page.line(page.struck, x + 2, x + wide - 2, y)
-            page.write(x + PAD, y - BOX_HIGH / 2 - SWAP_HIGH / 2 + 1, other, LIGHT["accent"])
+            above = y - BOX_HIGH / 2 - SWAP_HIGH / 2 + 1
+            page.write(x + wide / 2, above, other, LIGHT["accent"], SMALL, "middle center")
     page.y += LINE_HIGH
 
 
 def _title(row: Attribution) -> str:
-    foil = f" rather than <b>{visible(row.foil)}</b>" if row.foil else ""
-    return f"<b>{safe(row.how[:30].replace('-', ' '))}</b>: why <b>{visible(row.target)}</b>{foil}?"
+    foil = f", not <b>{visible(row.foil, TITLE_WIDTH)}</b>" if row.foil else ""
+    return f"<b>{safe(row.how[:30].replace('-', ' '))}</b>: why <b>{visible(row.target, TITLE_WIDTH)}</b>{foil}?"
 
 
-def _told(row: Attribution, start: int) -> str:
-    """Probabilities and progress, and how much of the context is not shown."""
+def _told(row: Attribution, start: int, told_before: float | None) -> list[str]:
+    """Probabilities and progress, and how much of the context is not shown, in lines that fit."""
     parts = [f"the last {len(row.context) - start} of {len(row.context)} words"] if start else []
     before, after = _share(row.before), _share(row.after)
-    if before is not None:
+    if before is not None and not (after is None and row.before == told_before):
         parts.append(f"p {before:.2f}" + ("" if after is None else f" → {after:.2f} with the struck words swapped"))
     if row.probes > 0:
         parts.append(f"probes settled {min(row.settled, row.probes)}/{row.probes}")
     if row.step > 0:
         parts.append(f"step {row.step}")
-    return " · ".join(parts)
+    lines: list[str] = []
+    for part in parts:
+        if lines and len(lines[-1]) + len(part) + 3 <= TOLD_WIDTH:
+            lines[-1] += f" · {part}"
+        else:
+            lines.append(part)
+    return lines
 
 
 def _add_scores(page: _Page, found: Known) -> None:
     """The table of scores: names in the first column, the best number of each bold."""
     if not found.scores:
         return
-    columns = (0, 210, 310)
+    columns = (0, 235, 315)
     page.y += TABLE_ROW / 2
     for x, text in zip(columns, ("faithfulness of the colours", *METRICS), strict=True):
-        page.write(x, page.y, f"<b>{text}</b>", LIGHT["soft"])
-    page.write(390, page.y, "higher is better", LIGHT["soft"], SMALL)
+        page.write(x, page.y, f"<b>{text}</b>", LIGHT["soft"], SMALL)
+    page.y += TOLD_HIGH
+    page.write(0, page.y, "higher is better", LIGHT["soft"], SMALL)
     for how in [*found.scores][-MOST_SCORED:]:
         page.y += TABLE_ROW
         name = safe(how[:26].replace("-", " ")) or "–"
@@ -313,11 +327,11 @@ def _traces(page: _Page) -> list[dict[str, Any]]:
             "x": [round(x, 1) for x, _, _ in words],
             "y": [y for _, y, _ in words],
             "text": [text for _, _, text in words],
-            "textposition": "middle right",
+            "textposition": place,
             "textfont": text_font(colour, size=size),
             "hoverinfo": "skip",
         }
-        for (colour, size), words in page.words.items()
+        for (colour, size, place), words in page.words.items()
     ]
     traces.append(
         {

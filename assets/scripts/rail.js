@@ -190,10 +190,10 @@
         input.value = value ?? "";
         return make("div", { class: "field" }, label, input, help);
       }
-      const number = make("input", { type: "text", inputmode: "decimal", class: "number", id, "aria-describedby": help.id, placeholder: setting.optional ? P.say("play.off") : setting.automatic ? P.say("play.auto") : "", autocomplete: "off", oninput: () => (follow(), set(setting.name, number.value.trim() || (setting.automatic ? "0" : ""))) });
+      const hasRange = setting.low !== null && setting.high !== null && setting.high - setting.low <= 100000 && !setting.plain;
+      const number = make("input", { type: "text", inputmode: "decimal", class: "number", id, "aria-describedby": help.id, placeholder: setting.optional ? P.say("play.off") : setting.automatic ? P.say("play.auto") : "", autocomplete: "off", oninput: () => (hasRange && follow(), set(setting.name, number.value.trim() || (setting.automatic ? "0" : ""))) });
       const spell = (chosen) => (setting.automatic && Number(chosen) === 0 ? "" : chosen);
       number.value = spell(value ?? "");
-      const hasRange = setting.low !== null && setting.high !== null && setting.high - setting.low <= 100000 && !setting.plain;
       if (!hasRange) return make("div", { class: "field inline" }, label, number, help);
       const step = setting.kind === "int" ? 1 : Number(((setting.high - setting.low) / 100).toPrecision(1));
       const range = make("input", { type: "range", min: setting.low, max: setting.high, step, "aria-label": P.say(setting.label), tabindex: "-1", oninput: () => ((number.value = spell(range.value)), fill(), set(setting.name, range.value)) });

@@ -3,6 +3,7 @@
   const P = window.Playground;
   const { make } = P;
   const say = (name, args) => P.say(`sweep.${name}`, args);
+  const MOST_TOLD = 32; // characters of a setting in the line that sums them up
 
   /* The form. What stands in it is this page's alone; the server gets all of it with Start. */
   P.kinds["sweep-form"] = (element, { props, trigger, watch, server }) => {
@@ -97,13 +98,16 @@
 
     /* Methods */
 
+    const chosenOf = (setting, contender) => contender.params[setting.name] ?? setting.default;
+    function keep(setting, contender, entry) {
+      String(entry ?? "") === String(setting.default ?? "") ? delete contender.params[setting.name] : (contender.params[setting.name] = entry === "" ? null : entry);
+      contender.summary.textContent = summary(contender);
+    }
+
     function field(setting, contender) {
       const id = `sweep-${contender.key}-${setting.name}`;
-      const value = contender.params[setting.name] ?? setting.default;
-      const put = (entry) => {
-        String(entry) === String(setting.default ?? "") ? delete contender.params[setting.name] : (contender.params[setting.name] = entry === "" ? null : entry);
-        contender.summary.textContent = summary(contender);
-      };
+      const value = chosenOf(setting, contender);
+      const put = (entry) => keep(setting, contender, entry);
       let input;
       if (setting.kind === "bool") {
         input = make("input", { type: "checkbox", id, onchange: () => put(input.checked) });
@@ -111,6 +115,11 @@
       } else if (setting.choices?.length) {
         input = make("select", { id, onchange: () => put(input.value) }, ...setting.choices.map((choice) => make("option", { value: choice, text: choice })));
         input.value = value ?? "";
+      } else if (setting.editor) {
+        // A text of several lines; an empty one must not pass for the method's own.
+        input = make("textarea", { id, class: "code", rows: 5, wrap: "off", spellcheck: "false", autocapitalize: "off", dir: "ltr", oninput: () => put(input.value || "\n") });
+        input.value = value ?? "";
+        return make("div", { class: "sweep-field lines", title: setting.help }, make("label", { for: id, text: setting.label }), input);
       } else {
         input = make("input", { type: "text", id, autocomplete: "off", oninput: () => put(input.value.trim()) });
         input.value = value ?? "";
@@ -118,9 +127,26 @@
       return make("div", { class: "sweep-field", title: setting.help }, make("label", { for: id, text: setting.label }), input);
     }
 
+    /* The grammar and its kind have the editor of the Play page. */
+    function editor(settings, contender) {
+      const named = (name) => settings.find((one) => one.name === name);
+      return P.constraint({ settings, prefix: `sweep-${contender.key}`, get: (name) => chosenOf(named(name), contender), set: (name, entry) => keep(named(name), contender, entry), server, page: null });
+    }
+
+    const brief = (value) => {
+      const line = String(value).trim().replace(/\s+/g, " ");
+      return line.length > MOST_TOLD ? `${line.slice(0, MOST_TOLD - 1)}…` : line;
+    };
+
     function summary(contender) {
-      const n = Object.keys(contender.params).length;
-      return n ? Object.entries(contender.params).map(([name, value]) => `${name}=${value}`).join(", ") : say("settings");
+      const all = Object.entries(contender.params);
+      return all.length ? all.map(([name, value]) => `${name}=${brief(value)}`).join(", ") : say("settings");
+    }
+
+    function fields(known, contender) {
+      const apart = known.settings.filter((setting) => setting.section === "constraint");
+      const others = known.settings.filter((setting) => !apart.includes(setting)).map((setting) => field(setting, contender));
+      return make("div", { class: "sweep-fields" }, ...others, ...(apart.length ? [editor(apart, contender)] : []));
     }
 
     function paint() {
@@ -136,7 +162,7 @@
         pick.value = contender.id;
         const known = options.methods.find((one) => one.id === contender.id);
         contender.summary = make("summary", { text: summary(contender) });
-        const more = known?.settings.length ? make("details", { open: contender.open, ontoggle: (event) => (contender.open = event.target.open) }, contender.summary, make("div", { class: "sweep-fields" }, ...known.settings.map((setting) => field(setting, contender)))) : null;
+        const more = known?.settings.length ? make("details", { open: contender.open, ontoggle: (event) => (contender.open = event.target.open) }, contender.summary, fields(known, contender)) : null;
         const drop = methods.length > 1 ? make("button", { type: "button", class: "icon drop", text: "✕", "aria-label": say("drop", { n: place + 1 }), title: say("drop", { n: place + 1 }), onclick: () => (methods.splice(place, 1), paint(), add.focus()) }) : null;
         const blocked = known?.blocked ? make("p", { class: "told problem", text: `${known.title} ${P.say(known.blocked)}` }) : null;
         return make("li", {}, make("div", { class: "contender" }, make("span", { class: "place", text: place + 1 }), pick, place === 0 ? make("span", { class: "tag", text: say("baseline") }) : null, make("span", { class: "grow" }), drop), more, blocked);

@@ -157,8 +157,8 @@ def usable(box: WhiteBox, rules: Rules) -> tuple[Rules, str]:
     missing = [name for name in Rules.__struct_fields__ if getattr(rules, name) != getattr(kept, name)]
     if not box.anatomy.plan:
         return kept, (
-            f"Of this network only the layers can be told apart: {box.doubt}. So it is examined by attribution patching, "
-            "at the layers' inputs alone. The rules need to know norms, activations and attention."
+            f"Of this network only the layers can be told apart: {box.doubt}. So it is examined by attribution "
+            "patching, at the layers' inputs alone. The rules need to know norms, activations and attention."
         )
     if missing == ["half"]:
         return kept, "This network's MLPs have no gates, so the half rule has nothing to do."

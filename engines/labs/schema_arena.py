@@ -141,7 +141,7 @@ class Board:
     idea="Every engine says that it supports JSON Schema. Put them to the test with texts that fit and texts that do "
     "not, and see who is right, who is silently wrong, and who says that it cannot.",
     look_at="Red is the colour to fear: there the engine took a schema and did not keep it. Grey was refused aloud.",
-    pictures=("arena", "scores", "budget"),
+    pictures=("arena", "budget"),
 )
 def schema_arena(run: Run, params: Params) -> Iterator[Event]:
     versions = installed()

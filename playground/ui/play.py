@@ -134,11 +134,14 @@ def build(house: House, page: gr.Textbox) -> Play:
 
     def pick_method(method: str, controls: str) -> list[str]:
         chosen = methods[selected(method)]
-        kept = json.loads(controls)["values"]
+        was = json.loads(controls)
+        kept = was["values"]
+        settings = {one["name"]: kept[one["name"]] for one in rail.RUN_SETTINGS if one["name"] in kept}
+        settings |= rail.kept_constraint(kept, methods.get(str(was.get("method", ""))), chosen)
         return [
             rail.method_card(chosen),
             rail.prompt_chips(chosen, house.prompts),
-            rail.controls(chosen, {one["name"]: kept[one["name"]] for one in rail.RUN_SETTINGS if one["name"] in kept}),
+            rail.controls(chosen, settings),
         ]
 
     method.pick(pick_method, [method, controls], [card, chips, controls], queue=False, **PRIVATE)

@@ -170,12 +170,12 @@ RUN_SETTINGS: tuple[dict[str, Any], ...] = (
 
 def controls(method: Method, values: Mapping[str, Any] | None = None) -> str:
     """The value of a `Controls` for `method`; `values` keeps what was chosen before where it still applies."""
-    return controls_of([*_own(method, FRONT_SETTINGS), *map(_shared, RUN_SETTINGS)], values, method=method.id)
+    return controls_of([*own_settings(method, FRONT_SETTINGS), *map(_shared, RUN_SETTINGS)], values, method=method.id)
 
 
 def own_controls(method: Method, values: Mapping[str, Any] | None = None, *, prefix: str) -> str:
     """As `controls`, with the method's own settings only, all behind "more…"; `prefix` begins the fields' ids."""
-    return controls_of(_own(method, 0), values, method=method.id, prefix=prefix)
+    return controls_of(own_settings(method), values, method=method.id, prefix=prefix)
 
 
 def run_controls(settings: Iterable[dict[str, Any]], values: Mapping[str, Any] | None = None, *, prefix: str) -> str:
@@ -209,17 +209,37 @@ def controls_of(
     )
 
 
-def _own(method: Method, front: int) -> list[dict[str, Any]]:
+def own_settings(method: Method, front: int = 0) -> list[dict[str, Any]]:
     """A method's settings, all but `front` of them behind "more…". A grammar and its kind stand in a part of their
     own."""
     settings = method.settings()
-    edited = any(setting.editor == EDITOR for setting in settings)
-    apart = {setting.name for setting in settings if setting.editor == EDITOR or (edited and setting.name == KIND)}
+    apart = _constraint(method)
     first = [setting.name for setting in settings if setting.name not in apart][:front]
     return [
         _control(setting, more=setting.name not in first) | {"section": KIND if setting.name in apart else ""}
         for setting in settings
     ]
+
+
+def _constraint(method: Method) -> dict[str, Setting]:
+    """A grammar and its kind, where a method takes them."""
+    settings = method.settings()
+    edited = any(setting.editor == EDITOR for setting in settings)
+    return {one.name: one for one in settings if one.editor == EDITOR or (edited and one.name == KIND)}
+
+
+def kept_constraint(values: Mapping[str, Any], before: Method | None, after: Method) -> dict[str, Any]:
+    """The constraint that somebody set for one method, where the next one takes it too.
+
+    Nothing where there is none, and nothing where it is what the method began with: nobody asked for that.
+    """
+    old, new = _constraint(before) if before else {}, _constraint(after)
+    if KIND not in old or old.keys() != new.keys():
+        return {}
+    kept = {name: values.get(name, setting.default) for name, setting in old.items()}
+    if kept[KIND] == "none" or kept[KIND] not in new[KIND].choices:
+        return {}
+    return kept if any(kept[name] != setting.default for name, setting in old.items()) else {}
 
 
 def _control(setting: Setting, *, more: bool) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from playground.sweep_report import Line, Report, Result, Spread
 from playground.texts import Text, text
 from playground.turnstile import Stopped
 from playground.ui import rail
+from playground.ui.constraint import gallery, read
 from playground.ui.house import House
 from playground.ui.live import Live, LivePlot, Server, encode, plot_value
 from playground.ui.play import DRAWING, PRIVATE, Play, reopened
@@ -41,10 +42,11 @@ FIRST_METHODS = ("greedy", "prompt-lookup", "token-recycling")
 
 
 class SweepForm(Live):
-    """What to sweep. Triggers `begin` with it; `check` tells what a set of prompts holds."""
+    """What to sweep. Triggers `begin` with it; `check` tells what a set of prompts holds. Two more server functions
+    read a grammar that is being typed, and tell the gallery."""
 
     def __init__(self, check: Server, value: str = "", **props: Any) -> None:
-        super().__init__("sweep-form", value, events=("begin",), server=(check,), **props)
+        super().__init__("sweep-form", value, events=("begin",), server=(check, read, gallery), **props)
 
 
 class SweepBoard(Live):
@@ -131,7 +133,7 @@ def form_value(house: House, *, keep: bool = False) -> str:
                     "title": method.title,
                     "family": rail.family_title(method.family),
                     "blocked": rail.blocked(method, house.resident.has),
-                    "settings": [rail._control(setting, more=False) for setting in method.settings()],
+                    "settings": rail.own_settings(method),
                 }
                 for method in house.methods.values()
             ],

@@ -220,3 +220,13 @@ def test_axe_finds_nothing_in_editor_and_verdict_in_either_theme(ready: Page) ->
         ready.wait_for_timeout(300)
         found = Axe().run(ready, options=WCAG).response["violations"]
         assert [f"{theme} {one['id']}: {node['target']}" for one in found for node in one["nodes"]] == []
+
+
+def test_a_constraint_that_was_set_stays_when_another_method_is_chosen(ready: Page) -> None:
+    ready.select_option("#set-gallery", "yes-no")
+    wanted = {"constraint": "choices", "grammar": load()["yes-no"].grammar}
+    for method in ("greedy", "sampling", "grammar-mask"):
+        choose(ready, method)
+        assert values(ready) == wanted, method
+    run(ready, "Is the sky blue?")
+    expect(ready.locator(VERDICT)).to_contain_text("The text is valid (choices)")

@@ -170,3 +170,12 @@ def test_closing_the_page_ends_the_run(ready: Page) -> None:
     expect(people).to_contain_text("1 run in progress", timeout=15_000)
     other.close()
     expect(people).to_contain_text("nobody running", timeout=30_000)
+
+
+def test_a_typed_seed_is_the_runs_seed(ready: Page) -> None:
+    ready.locator("details.more > summary").first.click()
+    ready.fill("#set-seed", "77")
+    run(ready, "Say yes.")
+    ready.reload()
+    ready.wait_for_function("document.querySelector('.asked-prompt')?.textContent === 'Say yes.'")
+    expect(ready.locator("#set-seed")).to_have_value("77")

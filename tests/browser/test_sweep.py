@@ -84,3 +84,26 @@ def test_a_setting_out_of_range_is_answered_in_words(sweeping: Page) -> None:
     sweeping.locator(".sweep-field", has_text="Guesses").locator("input").fill("1000")
     sweeping.click("#sweep-start")
     expect(sweeping.locator(".live-sweep-board .message")).to_contain_text("guesses cannot be '1000'")
+
+
+def test_a_grammar_is_edited_in_lines_and_kept_to(sweeping: Page) -> None:
+    while sweeping.locator(".contenders > li").count() > 1:
+        sweeping.locator(".contender .drop").last.click()
+    sweeping.locator(".contender select").select_option("grammar-mask")
+    sweeping.locator(".contenders > li > details > summary").click()
+    editor = sweeping.locator(".contenders details.constraint")
+    expect(editor.locator(".said")).to_contain_text("ok, read in")
+    editor.locator("select[id$='-gallery']").select_option("yes-no")
+    area = editor.locator("textarea")
+    expect(area).to_have_value("yes\nno\nunsure\n")
+    area.fill("left\nright\n")
+    expect(editor.locator(".said")).to_contain_text("ok, read in")
+    expect(sweeping.locator(".contenders > li > details > summary")).to_have_text(
+        "constraint=choices, grammar=left right"
+    )
+    sweeping.click("#sweep-start")
+    done(sweeping)
+    sweeping.locator(".folded", has_text="Every run").locator("summary").click()
+    sweeping.locator(".matrix a").first.click()
+    expect(sweeping.locator(".page-play .asked-prompt")).to_have_text("Say hi.")
+    assert sweeping.inner_text(".page-play .tokens").startswith(("left", "right"))

@@ -220,6 +220,26 @@ def importance(
     return stamped([*events, finished()])
 
 
+def deleted(length: int = 9, methods: Sequence[str] = ("relp", "attention", "reagent"), seed: int = 15) -> list[Event]:
+    """Words deleted in the order of several methods, each a little worse than the one before; random is in between."""
+    rng = random.Random(seed)
+    context = prompt(length)
+    scores = tuple(rng.random() for _ in context)
+    events: list[Event] = [started("token-attribution", "attribution", "When John and Mary went to the shop")]
+    for how in (*methods, "random"):
+        events.append(
+            Attribution(how=how, position=0, target=token(" Mary"), foil=None, context=context, scores=scores)
+        )
+    xs = tuple(float(count) for count in range(length + 1))
+    for place, how in enumerate((*methods, "random")):
+        half = 1.5 if how == "random" else 0.5 + 1.5 * place
+        ys = tuple(0.62 * math.exp(-x / half) for x in xs)
+        events.append(
+            Curve(name=f"deletion, {how}", x_name="tokens deleted", y_name="probability of the target", x=xs, y=ys)
+        )
+    return stamped([*events, finished()])
+
+
 def lens(layers: int = 4, length: int = 7, seed: int = 14) -> list[Event]:
     """What the model would say after every layer; the answer comes up in the second half."""
     rng = random.Random(seed)
@@ -272,6 +292,7 @@ def hostile_inside(bad: Token, other: Token, position: int) -> list[Event]:
             probes=1,
         ),
         Score(name="Soft-NS", value=float("inf"), text=bad.text),
+        Curve(name=f"deletion, {bad.text}", x_name="<x>", y_name="<y>", x=(0.0, 1.0, 2.0), y=(0.9, 0.1, float("inf"))),
         Lens(layer=position, tokens=(Choice(bad, 0.5), Choice(other, float("nan"))), differences=(0.5, float("inf"))),
     ]
 
@@ -279,5 +300,6 @@ def hostile_inside(bad: Token, other: Token, position: int) -> list[Event]:
 ATTRIBUTION = {
     "circuits": circuits,
     "importance": importance,
+    "deleted": deleted,
     "lens": lens,
 }

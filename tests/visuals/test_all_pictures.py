@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from attribution_streams import circuits, importance, lens
+from attribution_streams import circuits, deleted, importance, lens
 from constrained_streams import constrained, drawn_again, particles, spans
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,6 +60,7 @@ IDS = {
     "head-map",
     "circuit-graph",
     "token-importance",
+    "deletion",
     "logit-lens",
 }
 
@@ -195,6 +196,7 @@ LONG = {
     "spans": lambda: spans(60, 30),
     "circuits": lambda: circuits(30, 9, 20, 3000, 30, (("attribution-patching", 0.1), ("relp", 0.01))),
     "importance": lambda: importance(100, 256, ("gradient-x-input", "relp", "integrated-gradients")),
+    "deleted": lambda: deleted(256, tuple(f"method-{at}" for at in range(12))),
     "lens": lambda: lens(30, 256),
 }
 

@@ -184,7 +184,7 @@ def test_shape_size_colour_and_label_say_what_a_node_is() -> None:
     assert marker["symbol"] == ["triangle-up", "circle", "square", "diamond"]
     assert marker["color"] == [EFFECT[6], EFFECT[6], EFFECT[0], EFFECT[6]]
     assert marker["size"][1] < marker["size"][2] == circuit_graph.LARGEST
-    assert trace["text"] == ["embed +5.00", "a0.0 +0.25", "m1 −0.50", "logits +1.00"]
+    assert trace["text"] == ["embed<br>+5.00", "a0.0<br>+0.25", "m1<br>−0.50", "logits<br>+1.00"]
 
 
 def test_pinned_nodes_are_outlined() -> None:
@@ -262,7 +262,7 @@ def test_the_line_below_gathers_points_told_one_by_one() -> None:
 
 def test_names_of_others_are_harmless() -> None:
     drawing = drawn([circuit([A], wired(A))], grouped={"<script>x</script>": ["a0.0"]})
-    assert all("<" not in text for text in nodes_of(drawing)["text"])
+    assert all("<" not in text.replace("<br>", "", 1) for text in nodes_of(drawing)["text"])
 
 
 def test_words_and_table() -> None:
@@ -274,3 +274,12 @@ def test_words_and_table() -> None:
     rows = circuit_graph.table([found])
     assert [row["id"] for row in rows if row["part"] == "node" and row["shown"]] == ["embed", "a0.0", "a1.0", "logits"]
     assert sum(row["part"] == "edge" for row in rows) == 5
+
+
+def test_labels_side_by_side_do_not_touch() -> None:
+    drawing = drawn(circuits(30, 9, 12, 600))
+    (low, high), margin = drawing["layout"]["xaxis"]["range"], drawing["layout"]["margin"]
+    pixels = (drawing["min_width"] - margin["l"] - margin["r"]) / (high - low)
+    assert pixels >= 0.602 * 11 * len("a29.0"), "a lane is at least as wide as a name"
+    for text in nodes_of(drawing)["text"]:
+        assert max(map(len, text.split("<br>"))) <= 6, text

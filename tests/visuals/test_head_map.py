@@ -97,3 +97,12 @@ def test_words_and_table() -> None:
         "direction": "denoise",
         "effect": 0,
     }
+
+
+def test_the_list_of_heads_fits_on_a_telephone() -> None:
+    drawing = drawn(circuits(30, 9))
+    lines = [note["text"] for note in drawing["layout"]["annotations"] if "\u00a0" in note["text"]]
+    room = drawing["min_width"] - drawing["layout"]["margin"]["l"] - drawing["layout"]["margin"]["r"]
+    assert len(lines) == 3
+    for line in lines:
+        assert len(line.replace("<b>", "").replace("</b>", "")) * 0.602 * 11 <= min(room, 340)

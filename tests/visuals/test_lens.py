@@ -126,3 +126,13 @@ def test_words_and_table() -> None:
         "p": 0.3,
         "difference": -1.5,
     }
+
+
+def test_a_telephone_shows_map_and_line_without_scrolling() -> None:
+    drawing = drawn(lens(30, 256))
+    assert drawing["min_width"] == 340
+    room = 340 - drawing["layout"]["margin"]["l"] - drawing["layout"]["margin"]["r"]
+    left, right = drawing["layout"]["xaxis"]["domain"]
+    (texts,) = {trace["textfont"]["size"] for trace in drawing["data"] if trace.get("mode") == "text"}
+    longest = max(len(text) for trace in drawing["data"] if trace.get("mode") == "text" for text in trace["text"])
+    assert longest * 0.602 * texts <= room * (right - left) / picture.MOST_POSITIONS

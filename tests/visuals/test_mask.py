@@ -47,7 +47,7 @@ def words(drawing: Any) -> str:
 def test_the_headline_is_the_blocked_mass_of_the_latest_step() -> None:
     drawing = PICTURE.draw([masked(0, blocked_mass=0.1), masked(1)])
     assert drawing is not None
-    assert "<b>70%</b> of what the model wanted at position 1 is blocked" in words(drawing)
+    assert "<b>70%</b> of what the model wanted is blocked | at position 1, framed" in words(drawing)
     assert "<b>3</b> of 4,096 tokens are left" in words(drawing)
 
 
@@ -69,11 +69,11 @@ def test_a_position_that_was_masked_twice_shows_the_later_mask() -> None:
 def test_both_lists_share_one_scale_and_say_which_is_blocked() -> None:
     drawing = PICTURE.draw([masked(0)])
     bars = trace(drawing, "bar", 1)
-    assert bars["x"] == pytest.approx([19.0, 7.6, 9.5, 1.9], abs=0.01)
+    assert bars["x"] == pytest.approx([16.0, 6.4, 8.0, 1.6], abs=0.01)
     assert [base > 50 for base in bars["base"]] == [False, False, True, True]
     assert bars["marker"]["pattern"]["shape"] == ["/", "/", "", ""]
     other = PICTURE.draw([masked(0, wanted=(Choice(token("a"), 0.2),), permitted=(Choice(token("b"), 0.8),))])
-    assert trace(other, "bar", 1)["x"] == pytest.approx([4.75, 19.0], abs=0.01)
+    assert trace(other, "bar", 1)["x"] == pytest.approx([4.0, 16.0], abs=0.01)
     names = trace(drawing, "scatter", 2)["text"]
     assert names == ["✕ ␣Sure", "✕ ␣Here", "{", "␣{"]
 
@@ -108,8 +108,8 @@ def test_a_dead_end_is_marked_and_stays_on_the_logarithmic_scale() -> None:
 
 
 def test_the_end_of_the_text_is_named_when_it_is_allowed() -> None:
-    assert "the end of the text among them" in words(PICTURE.draw([masked(0, end_allowed=True)]))
-    assert "tokens is left: the end of the text" in words(PICTURE.draw([masked(0, allowed=1, end_allowed=True)]))
+    assert "tokens, the end of text too" in words(PICTURE.draw([masked(0, end_allowed=True)]))
+    assert "tokens: the end of the text" in words(PICTURE.draw([masked(0, allowed=1, end_allowed=True)]))
 
 
 def test_the_narration_says_what_was_wanted_and_what_cost_most() -> None:
@@ -202,3 +202,18 @@ def test_a_real_run_is_drawn_at_every_prefix(smollm: Any) -> None:
     first = next(event for event in events if isinstance(event, Mask))
     assert 3 <= first.allowed <= 12, "tokens that begin yes, no or unsure"
     assert sum(digit != "0" for digit in first.cells) <= 12
+
+
+def test_a_narrow_panel_shows_all_of_it() -> None:
+    state = {"what may follow": "a " + "word or " * 60}
+    drawing = PICTURE.draw([masked(41_234, allowed=12_345, vocabulary=250_000, end_allowed=True, state=state)])
+    assert drawing is not None
+    assert drawing["min_width"] <= 340
+    room = drawing["min_width"] - drawing["layout"]["margin"]["l"] - drawing["layout"]["margin"]["r"]
+    for one in drawing["layout"]["annotations"]:
+        letters = len(html.unescape(re.sub("<[^>]*>", "", one["text"])))
+        assert letters * 0.53 * one["font"]["size"] <= room * (1 - one["x"]), one["text"]
+    names = trace(PICTURE.draw([masked(0, wanted=(Choice(token(" extraordinarily"), 0.5),))]), "scatter", 2)
+    for x, text in zip(names["x"], names["text"], strict=True):
+        bar = x + 22
+        assert x / 100 * room + len(text) * 0.602 * names["textfont"]["size"] <= bar / 100 * room

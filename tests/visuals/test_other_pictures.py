@@ -152,6 +152,17 @@ def test_samples_are_rows() -> None:
     assert "Chosen: sample 3 with 0.840." in said
 
 
+def test_what_is_said_of_methods_and_texts_as_a_whole_is_not_weighed_here() -> None:
+    whole = [
+        Score(name="Soft-NS", value=0.5, text="relp"),
+        Score(name="written text is valid", value=1.0, chosen=True, sequence=0, text="llguidance, a/b, valid: {}"),
+    ]
+    assert not scores.relevant(whole)
+    assert scores.draw(whole) is None
+    sample = Score(name="reward", value=2.0, sequence=0, text="a text", chosen=True)
+    assert scores.draw([sample, *whole]) == scores.draw([sample])
+
+
 def test_cost_in_milliseconds_and_per_token() -> None:
     drawing = cost_curve.draw(curve())
     assert drawing is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import Any
 
 import numpy as np
@@ -210,3 +211,23 @@ def test_words_and_table() -> None:
         "token": "␣John",
         "effect": 0,
     }
+
+
+def test_a_telephone_shows_the_maps_of_a_short_prompt_beside_each_other() -> None:
+    events = [row(layer, how, *[0.1 * layer] * 9) for how in ("attribution-patching", "exact") for layer in range(4)]
+    drawing = drawn([contrast(9), *events])
+    assert drawing["min_width"] <= 340
+    room = drawing["min_width"] - drawing["layout"]["margin"]["l"] - drawing["layout"]["margin"]["r"]
+    for note in drawing["layout"]["annotations"]:
+        letters = len(re.sub("<[^>]*>", "", note["text"]))
+        free = (0.525 if "bgcolor" in note else 1 - note["x"]) * room
+        assert note.get("xanchor") == "right" or letters * 0.5 * note["font"]["size"] <= free, note["text"]
+
+
+def test_direct_effects_are_not_called_guesses() -> None:
+    events: list[Event] = [row(0, "direct", 0.1, 0.4)]
+    assert "<b>direct</b> effects on the logits" in notes(drawn(events))
+    assert not any("measured" in note for note in notes(drawn(events)))
+    assert "direct effects on the logits" in patch_maps.narrate(events)
+    assert "guesses" not in patch_maps.narrate(events)
+    assert "none of it is measured yet" in notes(drawn([row(0, "relp", 0.1, 0.4)]))

@@ -83,7 +83,8 @@ def test_words_against_the_token_are_on_the_other_side_and_dashed() -> None:
     x, _, _ = words(drawing)["␣capital"]
     assert len(dashed["x"]) == 3
     assert dashed["x"][0] < x < dashed["x"][1]
-    assert "orange and dashed" in next(iter(words(drawing)))
+    assert "orange and dashed: against the token" in words(drawing)
+    assert not any("orange" in text for text in words(drawn([answer()])))
 
 
 def test_swapped_words_are_struck_through_with_the_substitute_above() -> None:
@@ -95,7 +96,8 @@ def test_swapped_words_are_struck_through_with_the_substitute_above() -> None:
     struck = lines(drawing)["solid"]
     assert struck["y"][:2] == [y, y]
     assert struck["x"][0] < x < struck["x"][1]
-    assert "p 0.75 → 0.12 with the struck words swapped · probes settled 3/4 · step 7" in words(drawing)
+    assert "p 0.75 → 0.12 with the struck words swapped" in words(drawing)
+    assert "probes settled 3/4 · step 7" in words(drawing)
 
 
 def test_the_latest_answer_of_each_method_on_the_token_asked_about_last_is_shown() -> None:
@@ -113,10 +115,10 @@ def test_the_latest_answer_of_each_method_on_the_token_asked_about_last_is_shown
 
 
 def test_chance_comes_last_and_is_never_in_the_way() -> None:
-    methods = [f"m{i}" for i in range(8)]
+    methods = [f"m{i}" for i in range(10)]
     found = token_importance.latest([answer("random"), *(answer(how) for how in methods), answer("m0", step=1)])
     assert found is not None
-    assert [row.how for row in found.rows] == ["m0", "m3", "m4", "m5", "m6", "m7", "random"]
+    assert [row.how for row in found.rows] == ["m0", *(f"m{i}" for i in range(3, 10)), "random"]
 
 
 def test_scores_are_a_table_with_the_best_in_bold_and_chance_last() -> None:
@@ -143,7 +145,7 @@ def test_long_contexts_show_their_last_words_and_stay_bounded() -> None:
     (spots,) = [trace for trace in drawing["data"] if trace["mode"] == "markers"]
     assert len(spots["x"]) <= token_importance.MOST_TOKENS
     assert any(told.startswith("␣the 255<br>") for told in spots["customdata"])
-    assert any("the last 85 of 256 words" in text for text in words(drawing))
+    assert any("the last 66 of 256 words" in text for text in words(drawing))
     (spots,) = [trace for trace in drawn(importance(1, 256, ()))["data"] if trace["mode"] == "markers"]
     assert len(spots["x"]) == 2 * 256, "two methods have room for all"
 
@@ -156,6 +158,7 @@ def test_lines_break_before_the_edge_and_boxes_never_overlap() -> None:
             boxes += [(trace["x"][at], trace["x"][at + 1], trace["y"][at]) for at in range(0, len(trace["x"]), 6)]
     assert len(boxes) == 60
     assert max(right for _, right, _ in boxes) <= drawing["layout"]["xaxis"]["range"][1]
+    assert drawing["min_width"] <= 340, "a telephone shows it without scrolling"
     boxes.sort(key=lambda box: (box[2], box[0]))
     for (_, right, y), (left, _, other_y) in itertools.pairwise(boxes):
         assert y != other_y or right < left
@@ -183,3 +186,29 @@ def test_words_and_table() -> None:
     assert len(rows) == 10
     assert rows[3]["score"] == 0.4
     assert [row["swapped_for"] for row in rows[:5]] == [None, None, None, " Spain", None]
+
+
+def test_a_probability_is_told_once_for_all_methods() -> None:
+    drawing = drawn([answer("relp", before=0.75), answer("gradient", before=0.75), answer("attention", before=0.5)])
+    told = [text for trace in drawing["data"] if trace["mode"] == "text" for text in trace["text"]]
+    assert [text for text in told if text.startswith("p ")] == ["p 0.75", "p 0.50"]
+
+
+def test_words_fit_into_their_boxes_on_the_narrowest_panel() -> None:
+    long = tuple(token(" " + "m" * count) for count in range(1, 20))
+    drawing = drawn([answer(context=long, scores=tuple(range(19)))])
+    share = (drawing["min_width"] - 8) / drawing["layout"]["xaxis"]["range"][1]
+    wide = {}
+    for trace in drawing["data"]:
+        if "fillcolor" in trace:
+            for at in range(0, len(trace["x"]), 6):
+                middle = (trace["x"][at] + trace["x"][at + 1]) / 2, trace["y"][at + 2] / 2 + trace["y"][at] / 2
+                wide[round(middle[0], 1), middle[1]] = (trace["x"][at + 1] - trace["x"][at]) * share
+    found = 0
+    for trace in drawing["data"]:
+        if trace.get("textposition") == "middle center":
+            for x, y, text in zip(trace["x"], trace["y"], trace["text"], strict=True):
+                found += 1
+                # A letter of the mono type is 0.602 of its size wide.
+                assert len(text) * 0.602 * trace["textfont"]["size"] <= wide[x, y], text
+    assert found == 19

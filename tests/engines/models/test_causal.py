@@ -50,7 +50,7 @@ TINY: dict[str, Any] = {
     "pad_token_id": 256,
     "bos_token_id": 256,
 }
-ALL = Need.ROLLBACK | Need.TREE_ATTENTION | Need.BATCH | Need.HIDDEN_STATES | Need.LOGITS
+ALL = Need.ROLLBACK | Need.TREE_ATTENTION | Need.BATCH | Need.HIDDEN_STATES | Need.LOGITS | Need.GRADIENTS
 
 
 def wrapped(network: PreTrainedModel, *, lean: bool = True) -> CausalModel:
@@ -355,7 +355,7 @@ def test_what_a_cache_is_made_of_says_what_a_model_can_do() -> None:
         assert model.has == ALL & ~(Need.TREE_ATTENTION | Need.BATCH)
         assert model.rereads
         assert model.stepwise == (make is tiny_mamba)
-    assert tiny_recurrent_gemma().has == Need.HIDDEN_STATES | Need.LOGITS
+    assert tiny_recurrent_gemma().has == Need.HIDDEN_STATES | Need.LOGITS | Need.GRADIENTS
 
 
 @pytest.mark.parametrize("make", WINDOWS)

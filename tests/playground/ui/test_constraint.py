@@ -119,3 +119,31 @@ def test_two_runs_side_by_side_say_which_text_is_valid(tmp_path: Path, smollm: C
     held, free = run_panel.beside(house, *ids)["verdicts"]
     assert (held["mark"], held["tone"]) == ("✓", "good")
     assert free is None
+
+
+def test_a_constraint_that_was_set_goes_along_to_the_next_method_that_takes_it() -> None:
+    set_ = {"constraint": "regex", "grammar": "[0-9]+", "temperature": "0.7", "seed": "3"}
+    for before, after in (("greedy", "sampling"), ("grammar-mask", "greedy"), ("greedy", "grammar-mask")):
+        kept = rail.kept_constraint(set_, METHODS[before], METHODS[after])
+        assert kept == {"constraint": "regex", "grammar": "[0-9]+"}, (before, after)
+        assert (
+            json.loads(rail.controls(METHODS[after], kept))["values"] | kept
+            == json.loads(rail.controls(METHODS[after], kept))["values"]
+        )
+
+
+def test_what_nobody_set_stays_behind() -> None:
+    defaults = json.loads(rail.controls(METHODS["grammar-mask"]))["values"]
+    assert rail.kept_constraint(defaults, METHODS["grammar-mask"], METHODS["greedy"]) == {}
+    none = {"constraint": "none", "grammar": "[0-9]+"}
+    assert rail.kept_constraint(none, METHODS["greedy"], METHODS["grammar-mask"]) == {}
+    assert rail.kept_constraint({}, METHODS["greedy"], METHODS["sampling"]) == {}
+
+
+def test_a_constraint_stays_behind_where_the_next_method_knows_no_such_thing() -> None:
+    set_ = {"constraint": "regex", "grammar": "[0-9]+"}
+    assert rail.kept_constraint(set_, METHODS["greedy"], METHODS["syncode"]) == {}
+    assert rail.kept_constraint(set_, METHODS["greedy"], METHODS["logit-lens"]) == {}
+    assert rail.kept_constraint(set_, METHODS["logit-lens"], METHODS["greedy"]) == {}
+    assert rail.kept_constraint(set_, None, METHODS["greedy"]) == {}
+    assert rail.kept_constraint({"constraint": ["regex"]}, METHODS["greedy"], METHODS["sampling"]) == {}
