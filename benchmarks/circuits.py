@@ -123,7 +123,7 @@ class Race:
         self.patches = len(STREAM_SITES) * layers * length
         self.some_layers = list(range(1, layers, max(1, layers // (2 if quick else 5))))
         stride = max(1, self.patches // (12 if quick else 36)) | 1
-        # In the layers that everybody measures, so that everybody can be compared; a naive pass costs the same anywhere.
+        # In the layers that everybody measures, so that all can be compared; a naive pass costs the same anywhere.
         self.naive_places = [
             (STREAM_SITES[at % 3], self.some_layers[at // 3 % len(self.some_layers)], at // 3 // layers)
             for at in range(0, self.patches, stride)
