@@ -1,8 +1,7 @@
 """From scores to a circuit: which components to keep, and whether they do the work alone.
 
-Selection and pruning as in "Have Faith in Faithfulness: Going Beyond Circuit Overlap When Finding Model Mechanisms",
-Hanna et al., arXiv 2403.17806; faithfulness and completeness as in "Sparse Feature Circuits", Marks et al., arXiv
-2403.19647:
+Faithfulness and completeness as in "Sparse Feature Circuits: Discovering and Editing Interpretable Causal Graphs in
+Language Models", Marks et al., arXiv 2403.19647:
 
     faithfulness(C) = (m(C) − m(∅)) / (m(M) − m(∅))          completeness(C) = faithfulness of all but C
 
@@ -14,14 +13,13 @@ is always that of the clean prompt.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Literal
 
-import networkx
 import torch
 from torch import Tensor
 
 from engines.attribution.estimate import Estimate, Runs, head_id, mlp_id
-from engines.events import Circuit, Curve, Site
+from engines.events import Curve, Site
 from engines.models.white_box import Edit, WhiteBox
 
 Ablation = Literal["resample", "mean", "zero"]
@@ -51,43 +49,6 @@ def influential(scores: Sequence[float], share: float) -> int:
             return count
         total += size
     return len(sizes)
-
-
-def graph(circuit: Circuit, nodes: int, edges: int) -> networkx.DiGraph:
-    """The strongest nodes and the strongest edges between them, pruned.
-
-    A node without an edge that leads into it or out of it goes, and its edges with it, until nothing changes; the
-    embedding needs none that leads in, the logits none that leads out. Edges of several readers are several edges'
-    scores, kept by reader under `into`.
-    """
-    kept = {"embed", "logits"} | {
-        node.id
-        for node in sorted(
-            (node for node in circuit.nodes if node.kind in ("head", "mlp")), key=lambda node: -abs(node.score)
-        )[:nodes]
-    }
-    drawn = networkx.DiGraph()
-    for node in circuit.nodes:
-        if node.id in kept:
-            drawn.add_node(node.id, kind=node.kind, layer=node.layer, unit=node.unit, score=node.score)
-    between = [edge for edge in circuit.edges if edge.source in kept and edge.target in kept]
-    for edge in sorted(between, key=lambda edge: -abs(edge.score))[:edges]:
-        known: dict[str, Any] = drawn.get_edge_data(edge.source, edge.target) or {"score": 0.0, "into": {}}
-        drawn.add_edge(
-            edge.source,
-            edge.target,
-            score=known["score"] + edge.score,
-            into={**known["into"], edge.into: edge.score},
-        )
-    while loose := [
-        id
-        for id in drawn
-        if (id != "embed" and not drawn.in_degree(id)) or (id != "logits" and not drawn.out_degree(id))
-    ]:
-        if set(loose) <= {"embed", "logits"}:
-            break
-        drawn.remove_nodes_from(id for id in loose if id not in ("embed", "logits"))
-    return drawn
 
 
 @torch.no_grad()

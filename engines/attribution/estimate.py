@@ -76,6 +76,8 @@ class Estimate:
     edges: list[tuple[str, str, str, float]] = field(default_factory=list)
     """Writer, reader, through what, score: the strongest."""
     edge_count: int = 0
+    flows: list[Tensor] = field(default_factory=list)
+    """What flows back to the readers, for `score_edges`."""
 
     def node(self, id: str) -> float:
         """The score of a component by its id."""
@@ -90,6 +92,12 @@ class Estimate:
 
     def events(self) -> Iterator[Event]:
         """The maps row by row, then the circuit."""
+        yield from self.maps()
+        if "head" in self.sites:
+            yield self.circuit()
+
+    def maps(self) -> Iterator[Patch]:
+        """The maps row by row."""
         direction = self.runs.direction
         for site, scores in self.sites.items():
             for layer, row in enumerate(scores.sum(-1).tolist() if site == "head" else scores.tolist()):
@@ -101,8 +109,6 @@ class Estimate:
                     along="head" if site == "head" else "position",
                     direction=direction,
                 )
-        if "head" in self.sites:
-            yield self.circuit()
 
     def circuit(self) -> Circuit:
         """All components with their scores, and the strongest edges."""
@@ -171,12 +177,30 @@ def estimate(
 
     Raises `BadQuestion` when the sides hardly differ in LD.
     """
-    edges = edges and bool(box.anatomy.plan)
-    runs = compare(box, question, direction, rules, keep=("sites", "readers") if edges else ("sites",))
+    found = score_nodes(box, question, how, rules, direction, readers=edges)
+    score_edges(box, found, rules)
+    return found
+
+
+def score_nodes(
+    box: WhiteBox,
+    question: Question,
+    how: str,
+    rules: Rules = GRADIENT,
+    direction: Direction = "denoise",
+    *,
+    readers: bool = False,
+) -> Estimate:
+    """Scores of all components. `readers`: with all that `score_edges` needs then.
+
+    Raises `BadQuestion` when the sides hardly differ in LD.
+    """
+    readers = readers and bool(box.anatomy.plan)
+    runs = compare(box, question, direction, rules, keep=("sites", "readers") if readers else ("sites",))
     base, other = runs.base, runs.other
     places = [(site, tensor) for site in box.sites for tensor in base.site(site)]
     tensors = [tensor for _, tensor in places]
-    if edges:
+    if readers:
         tensors += [base.resid_pre[-1], *base.mlp_in, *(part for parts in base.projected for part in parts)]
     coefficients = box.backward(runs.metric(question.difference(base.logits)), tensors)
     sites: dict[Site, Tensor] = {}
@@ -190,18 +214,19 @@ def estimate(
         )
     if "head" in sites:
         sites["head"] = sites["head"].transpose(1, 2)
-    found = Estimate(how, runs, sites, 1.0 if direction == "denoise" else -1.0)
-    if edges:
-        score_edges(box, found, rules, coefficients[len(places) :])
+    found = Estimate(how, runs, sites, 1.0 if direction == "denoise" else -1.0, flows=coefficients[len(places) :])
     # The graph goes; what the runs were stays.
     runs.base = _without_graph(base)
     return found
 
 
 @torch.no_grad()
-def score_edges(box: WhiteBox, found: Estimate, rules: Rules, coefficients: list[Tensor]) -> None:
-    """Fills in `edges`: the strongest of all pairs of a writer and a later reader."""
-    names, readers, scores = edge_matrix(box, found.runs, rules, coefficients)
+def score_edges(box: WhiteBox, found: Estimate, rules: Rules) -> None:
+    """Fills in `edges`: the strongest of all pairs of a writer and a later reader, where there are flows."""
+    if not found.flows:
+        return
+    names, readers, scores = edge_matrix(box, found.runs, rules, found.flows)
+    found.flows = []
     found.edge_count = int((~scores.isnan()).sum())
     strength = scores.abs().nan_to_num(-1.0)
     top = strength.flatten().topk(min(SHOWN_EDGES, found.edge_count)).indices
@@ -224,43 +249,46 @@ def edge_matrix(
         Ids of the writers, (id, through what) of the readers, and scores (writers, readers), NaN where the reader comes
         before the writer.
     """
-    layers, blocks, base = box.layers, box.anatomy.blocks, runs.base
+    layers, blocks, base, other = box.layers, box.anatomy.blocks, runs.base, runs.other
+    # Before the first difference nothing is written that could be told apart.
+    there = slice(runs.question.first, None)
+    coefficients = [part[:, there] for part in coefficients]
     at_end, at_mlps = coefficients[0], coefficients[1 : 1 + layers]
     rest = iter(coefficients[1 + layers :])
     at_projections = [tuple(next(rest) for _ in block.projections) for block in blocks]
 
     deltas, names, written = [], [], []
-    deltas.append((runs.other.resid_pre[0] - base.resid_pre[0].detach())[None])
+    deltas.append((other.resid_pre[0] - base.resid_pre[0].detach())[None, :, there])
     names.append("embed")
     written.append(0)
     for layer, block in enumerate(blocks):
         matrix = weight(block.out).unflatten(1, (box.heads, -1))
-        heads = runs.other.head[layer] - base.head[layer].detach()
+        heads = (other.head[layer] - base.head[layer].detach())[:, there]
         contribution = torch.einsum("bthd,whd->hbtw", heads, matrix)
         if block.attention_writer is not block.attention:
             # A norm stands between the heads and the stream; to first order it passes differences on linearly.
-            contribution = through_norm(
-                box, block.attention_writer, _norm_input(base, layer, block, box), contribution, rules, forward=True
-            )
+            heads = base.head[layer].detach()[:, there]
+            behind = block.out(heads.flatten(-2))
+            contribution = through_norm(box, block.attention_writer, behind, contribution, rules, forward=True)
         deltas.append(contribution)
         names += [head_id(layer, head) for head in range(box.heads)]
-        deltas.append((runs.other.mlp_out[layer] - base.mlp_out[layer].detach())[None])
+        deltas.append((other.mlp_out[layer] - base.mlp_out[layer].detach())[None, :, there])
         names.append(mlp_id(layer))
         written += [2 * layer + 1] * box.heads + [2 * layer + 2]
     writers = torch.cat([part.flatten(1) for part in deltas])
-    order = torch.tensor(written)
 
     columns: list[Tensor] = []
     readers: list[tuple[str, str]] = []
 
     def column(flowing: Tensor, reads: int) -> None:
         """Scores of readers (readers, pairs, tokens, width) that see what was written before `reads`."""
-        product = writers @ flowing.flatten(1).T
-        product[order >= reads] = float("nan")
+        earlier = sum(place < reads for place in written)
+        product = writers.new_full((len(writers), len(flowing)), float("nan"))
+        product[:earlier] = writers[:earlier] @ flowing.flatten(1).T
         columns.append(product)
 
     for layer, block in enumerate(blocks):
-        stream = base.resid_pre[layer].detach()
+        stream = base.resid_pre[layer].detach()[:, there]
         parts = box.anatomy.split(at_projections[layer])
         matrices = box.anatomy.split([weight(module).T for module in block.projections])
         flowing = torch.cat([torch.einsum("bthd,whd->hbtw", parts[name], matrices[name]) for name in ("q", "k", "v")])
@@ -270,7 +298,7 @@ def edge_matrix(
         readers += [(head_id(layer, head), "q") for head in range(box.heads)]
         for name in ("k", "v"):
             readers += [(head_id(layer, head * group), name) for head in range(parts[name].shape[2])]
-        middle = stream if box.anatomy.parallel else stream + base.attn_out[layer].detach()
+        middle = stream if box.anatomy.parallel else stream + base.attn_out[layer].detach()[:, there]
         reads = 2 * layer + 1 if box.anatomy.parallel else 2 * layer + 2
         column(through_norm(box, block.mlp_norm, middle, at_mlps[layer][None], rules), reads)
         readers.append((mlp_id(layer), "mlp"))
@@ -292,12 +320,6 @@ def through_norm(
         return torch.func.vmap(lambda vector: pull(vector)[0])(vectors)
     finally:
         box.rules = GRADIENT
-
-
-def _norm_input(base: Trace, layer: int, block: object, box: WhiteBox) -> Tensor:
-    """What the norm behind the attention reads, from the heads' outputs."""
-    heads = base.head[layer].detach()
-    return box.anatomy.blocks[layer].out(heads.flatten(-2))
 
 
 def _without_graph(trace: Trace) -> Trace:

@@ -39,7 +39,7 @@ from msgspec import Meta
 
 from engines.attribution import exact
 from engines.attribution.circuit import Faithfulness, strongest
-from engines.attribution.estimate import Estimate, Runs, compare, estimate
+from engines.attribution.estimate import Estimate, Runs, compare, score_edges, score_nodes
 from engines.attribution.questions import Asking, Question, check_memory, question
 from engines.events import Curve, Direction, Event, Note, Patch, Site
 from engines.method import Need, Paper, method
@@ -90,10 +90,13 @@ def examine(run: Run, params: Measuring, how: str, rules: Rules) -> Iterator[Eve
     rules, remark = usable(box, rules)
     if remark:
         yield Note(text=remark)
-    found = estimate(box, asked, how, rules, params.direction, edges=params.edges)
+    found = score_nodes(box, asked, how, rules, params.direction, readers=params.edges)
     yield asked.event(run.model, found.runs.clean, found.runs.corrupted)
     yield from run.settle()
-    yield from found.events()
+    yield from found.maps()
+    if box.anatomy.plan:
+        score_edges(box, found, rules)
+        yield found.circuit()
     yield Note(text=f"Estimated with {rules} by {how}: one backward pass for all components at once.")
     if not (params.exact or params.faithfulness) or not box.anatomy.plan:
         return
