@@ -23,12 +23,16 @@ from engines.models.causal import CausalModel
 torch.set_num_threads(1)
 
 
-LONGEST = ("oracles/test_lossless", "browser/", "oracles/test_valid_outputs", "oracles/test_circuits")
-"""Files to begin with: whoever gets one of these last keeps everybody waiting."""
+FIRST = ("tests/browser/", "tests/oracles/test_lossless")
+"""What takes longest begins first, or everybody waits for it in the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not any(name in item.nodeid for name in LONGEST))
+    """Two workers share out the files. A browser keeps both cores busy, so all its files go to one worker."""
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("browser" if file.startswith(FIRST[0]) else file))
+    items.sort(key=lambda item: next((i for i, name in enumerate(FIRST) if item.nodeid.startswith(name)), len(FIRST)))
 
 
 @pytest.fixture(scope="session")
