@@ -27,6 +27,7 @@ FIRST = ("tests/browser/", "tests/oracles/test_lossless")
 """What takes longest begins first, or everybody waits for it in the end."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two workers share out the files. A browser keeps both cores busy, so all its files go to one worker."""
     for item in items:
