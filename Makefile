@@ -12,7 +12,7 @@ run: .venv/ready
 test: .venv/ready-dev
 	@# Two at a time, a file at a time: the tests are single-threaded, and files share what is slow to make. The longest
 	@# files come first (tests/conftest.py).
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 lint: .venv/ready-dev
 	@# Gradio writes stubs beside its components while it runs; they would hide the sources from the checks.
