@@ -52,7 +52,7 @@ def given_up(mask: Mask) -> float:
 
     Beside a blocked mass that rounds to 1, the probabilities of the allowed tokens still tell how little is left.
     """
-    left = max(1 - mask.blocked_mass, math.fsum(choice.p for choice in mask.permitted))
+    left = max(1 - mask.blocked_mass, sum(choice.p for choice in mask.permitted))
     return -math.log(min(max(left, LEAST), 1.0)) + 0.0
 
 

@@ -109,6 +109,7 @@ def test_why_this_token_and_not_that_one(loaded: Page) -> None:
 def test_prompts_that_cannot_be_compared_are_answered_before_anything_runs(loaded: Page) -> None:
     page = loaded
     page.click("header nav a[data-page='circuits']")
+    expect(page.locator(f"{GRAPH} .textpoint").first).to_be_attached()
     page.select_option("#circuit-task", "this prompt")
     page.fill("#circuit-clean", "The capital of France is")
     page.fill("#circuit-corrupted", "The capital of Liechtenstein is")
