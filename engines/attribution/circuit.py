@@ -59,8 +59,7 @@ def metric_of(box: WhiteBox, runs: Runs, kept: Collection[str], ablation: Ablati
         ablation: what the others give: their activations after the corrupted prompt (`resample`), the mean of those
             over all pairs, or nothing.
     """
-    clean_first = runs.direction == "noise"
-    corrupted = runs.other if clean_first else runs.base
+    corrupted = runs.other if runs.direction == "noise" else runs.base
     edits: dict[tuple[Site | str, int], Edit] = {}
     for layer in range(box.layers):
         out = [head for head in range(box.heads) if head_id(layer, head) not in kept]

@@ -31,7 +31,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from engines.attribution.estimate import head_id, mlp_id
-from engines.attribution.questions import LEAST_DIFFERENCE, Asking, BadQuestion, Question, Task, question
+from engines.attribution.questions import Asking, Question, Task, check_lead, question
 from engines.events import Circuit, CircuitNode, Event, Note, Patch
 from engines.method import Need, Paper, method
 from engines.models.anatomy import weight
@@ -174,8 +174,8 @@ def direct_logit_attribution(run: Run, params: Params) -> Iterator[Event]:
     box = WhiteBox(run.model.network, run.ledger, run.clock.now)
     if not box.anatomy.plan:
         raise NotReadable(
-            "How this network is built is not known here, so its logits cannot be taken apart. Try attribution "
-            "patching."
+            "The logits of this network cannot be taken apart, because only its layers can be told apart: "
+            f"{box.doubt}. Try attribution patching."
         )
     trace = box.read(asked.clean)
     said = asked.difference(trace.logits)
@@ -191,13 +191,3 @@ def direct_logit_attribution(run: Run, params: Params) -> Iterator[Event]:
         f"{float(found.embedding.mean()):+.2f} from the embedding, {float(found.biases.mean()):+.2f} from biases. "
         "Effects are shares of it."
     )
-
-
-def check_lead(said: Tensor) -> None:
-    """Raises `BadQuestion` when the mean of the logit differences (prompts,) is too small to be shared out."""
-    lead = float(said.mean())
-    if not abs(lead) >= LEAST_DIFFERENCE:
-        raise BadQuestion(
-            f"Answer and foil are only {lead:.2f} logits apart: there is nothing to share out. Name another foil, "
-            "for instance a word that would be wrong."
-        )

@@ -15,7 +15,7 @@ position of the other run into the base run; its effect is what that does to the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -180,7 +180,3 @@ def _heads_from(there: Tensor, group: Sequence[int]) -> Edit:
         return blocks.flatten(0, 1)
 
     return edit
-
-
-Patcher = Callable[[WhiteBox, Runs, Site, int, int], float]
-"""The interface of `naively`, for benchmarks."""

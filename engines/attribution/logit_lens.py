@@ -72,7 +72,7 @@ def logit_lens(run: Run, params: Params) -> Iterator[Event]:
     box = WhiteBox(run.model.network, run.ledger, run.clock.now)
     if box.anatomy.final_norm is None:
         raise NotReadable(
-            "Where this network's last norm is is not known here, so its layers cannot be read through it."
+            f"The layers of this network cannot be read, because its last norm cannot be found: {box.doubt}."
         )
     trace = box.read(asked.clean)
     yield from run.settle()

@@ -263,6 +263,16 @@ def check_metric(question: Question, clean: Tensor, corrupted: Tensor) -> None:
         )
 
 
+def check_lead(said: Tensor) -> None:
+    """Raises `BadQuestion` when the mean of the logit differences (prompts,) is too small to be shared out."""
+    lead = float(said.mean())
+    if not abs(lead) >= LEAST_DIFFERENCE:
+        raise BadQuestion(
+            f"Answer and foil are only {lead:.2f} logits apart: there is nothing to share out. Name another foil, "
+            "for instance a word that would be wrong."
+        )
+
+
 def check_memory(model: CausalModel, question: Question) -> None:
     """Raises `BadQuestion` when a pass over the question with its graph would not fit the memory that is free."""
     config = model.network.config.get_text_config(decoder=True)

@@ -40,7 +40,7 @@ from msgspec import Meta
 from engines.attribution import exact
 from engines.attribution.circuit import Faithfulness, strongest
 from engines.attribution.estimate import Estimate, Runs, compare, score_edges, score_nodes
-from engines.attribution.questions import Asking, Question, check_memory, question
+from engines.attribution.questions import Asking, Question, check_lead, check_memory, question
 from engines.events import Curve, Direction, Event, Note, Patch, Site
 from engines.method import Need, Paper, method
 from engines.models.rules import Rules
@@ -104,7 +104,7 @@ def examine(run: Run, params: Measuring, how: str, rules: Rules) -> Iterator[Eve
     yield from run.settle()
     if params.exact:
         yield from measure(run, box, runs, found)
-    if params.faithfulness:
+    if params.faithfulness and not run.finished:
         yield from weigh(run, box, runs, found)
 
 
@@ -182,6 +182,7 @@ def relevance(run: Run, params: Params) -> Iterator[Event]:
         yield Note(text=remark)
     trace = box.read(asked.clean, rules=rules, gradients=True)
     difference = asked.difference(trace.logits)
+    check_lead(difference.detach())
     yield asked.event(run.model, difference.detach(), difference.detach())
     places = [(site, layer, tensor) for site in box.sites for layer, tensor in enumerate(trace.site(site))]
     coefficients = box.backward(difference.mean(), [tensor for _, _, tensor in places])
