@@ -40,6 +40,7 @@
     let given = { prefix: [], tokens: [], parent: null }; // output before the token that is asked about
     let typing = null;
     let asking = 0;
+    let touched = false;
 
     const field = (name, input, extra = {}) => make("label", { class: `ask ${extra.class ?? ""}`, title: extra.title ?? null }, make("span", { text: say(name) }), input);
     const task = make("select", { id: "circuit-task", onchange: () => (paint(), compare(0)) });
@@ -70,6 +71,8 @@
     element.replaceChildren(make("section", { class: "card circuit-form", "aria-label": say("form") },
       make("div", { class: "asks" }, field("task", task), field("pairs", pairs, { class: "few", title: say("pairs-why") }), field("estimator", estimator), rules, make("span", { class: "grow" }), start, stop),
       explains, own, sample, problems));
+
+    for (const kind of ["input", "change"]) element.addEventListener(kind, () => (touched = true));
 
     const isOwn = () => task.value === "this prompt";
     const chosen = () => options.tasks.find((one) => one.id === task.value);
@@ -154,7 +157,9 @@
       estimator.replaceChildren(...Object.keys(value.estimators).map((id) => make("option", { value: id, text: say(`by-${id}`) })), make("option", { value: "", text: say("by-own"), hidden: true }));
       if (first) choose("relp");
       else [task.value, estimator.value] = kept;
-      if (value.asked) fill(value.asked);
+      // The shipped example comes unasked: it does not overwrite a question that somebody has begun.
+      if (value.asked && !(touched && P.state.circuitExampleAwaited)) fill(value.asked);
+      if (value.asked) P.state.circuitExampleAwaited = false;
       paint();
       compare(0);
     }
@@ -208,6 +213,10 @@
   };
 
   P.kinds["circuit-tools"] = (element, { props, trigger, watch, server }) => {
+    const example = () => {
+      P.state.circuitExampleAwaited = true;
+      trigger("open", { run: P.state.circuitExample });
+    };
     let value = null; // what the server said last
     let marks = { pinned: [], groups: {} }; // as they are on screen
     let accepted = structuredClone(marks);
@@ -333,7 +342,7 @@
         // The run in the address is none of this page's.
         outside = next.other;
         if (run && shows() && !recorded(run)) P.address(run);
-        return void (!run && !awaiting && P.state.circuitExample && trigger("open", { run: P.state.circuitExample }));
+        return void (!run && !awaiting && P.state.circuitExample && example());
       }
       if (next.nothing) return (run = next.run), show(false), void P.address(run);
       const fresh = next.run !== run && !next.ticket;
@@ -386,9 +395,12 @@
       const asked = inAddress();
       if (awaiting) return void (outside = asked);
       outside = asked === run ? "" : asked;
-      if (asked && asked !== run) trigger("open", { run: asked });
+      if (asked && asked !== run) {
+        P.state.circuitExampleAwaited = false;
+        trigger("open", { run: asked });
+      }
       else if (run) recorded(run) || P.address(run);
-      else if (P.state.circuitExample) trigger("open", { run: P.state.circuitExample });
+      else if (P.state.circuitExample) example();
     };
     new MutationObserver(arrive).observe(document.body, { attributes: true, attributeFilter: ["data-page"] });
     arrive();

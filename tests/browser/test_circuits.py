@@ -109,10 +109,11 @@ def test_why_this_token_and_not_that_one(loaded: Page) -> None:
 def test_prompts_that_cannot_be_compared_are_answered_before_anything_runs(loaded: Page) -> None:
     page = loaded
     page.click("header nav a[data-page='circuits']")
-    expect(page.locator(f"{GRAPH} .textpoint").first).to_be_attached()
     page.select_option("#circuit-task", "this prompt")
     page.fill("#circuit-clean", "The capital of France is")
     page.fill("#circuit-corrupted", "The capital of Liechtenstein is")
+    expect(page.locator(f"{GRAPH} .textpoint").first).to_be_attached()
+    expect(page.locator("#circuit-task")).to_have_value("this prompt")
     expect(page.locator(".circuit-form .told")).to_contain_text("position by position they cannot be compared")
     page.fill("#circuit-corrupted", "The capital of Italy is")
     expect(page.locator(".circuit-form .told")).to_be_empty()
