@@ -7,7 +7,7 @@ from pathlib import Path
 
 import networkx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 pytestmark = pytest.mark.browser
 
@@ -106,14 +106,31 @@ def test_why_this_token_and_not_that_one(loaded: Page) -> None:
     page.click("#circuit-stop")
 
 
+def test_the_shipped_example_does_not_overwrite_a_question_that_was_begun(loaded: Page) -> None:
+    page, held = loaded, []
+
+    def late(route: Route) -> None:
+        held.append(route) if "recorded-relp-ioi" in (route.request.post_data or "") else route.continue_()
+
+    page.route("**/gradio_api/**", late)
+    page.click("header nav a[data-page='circuits']")
+    page.select_option("#circuit-task", "this prompt")
+    page.fill("#circuit-clean", "The capital of France is")
+    page.wait_for_timeout(500)
+    assert held, "the example was asked for"
+    for route in held:
+        route.continue_()
+    expect(page.locator(f"{GRAPH} .textpoint").first).to_be_attached()
+    expect(page.locator("#circuit-task")).to_have_value("this prompt")
+    expect(page.locator("#circuit-clean")).to_have_value("The capital of France is")
+
+
 def test_prompts_that_cannot_be_compared_are_answered_before_anything_runs(loaded: Page) -> None:
     page = loaded
     page.click("header nav a[data-page='circuits']")
     page.select_option("#circuit-task", "this prompt")
     page.fill("#circuit-clean", "The capital of France is")
     page.fill("#circuit-corrupted", "The capital of Liechtenstein is")
-    expect(page.locator(f"{GRAPH} .textpoint").first).to_be_attached()
-    expect(page.locator("#circuit-task")).to_have_value("this prompt")
     expect(page.locator(".circuit-form .told")).to_contain_text("position by position they cannot be compared")
     page.fill("#circuit-corrupted", "The capital of Italy is")
     expect(page.locator(".circuit-form .told")).to_be_empty()
